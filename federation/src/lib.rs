@@ -1,0 +1,1 @@
+//! What exists where: model, catalog, store, peering, sources, DNS.

@@ -1,0 +1,1 @@
+//! How a request gets there: listeners, router, balancer, links, upstream, telemetry.

@@ -1,0 +1,1 @@
+//! Who may speak: SPIFFE identities, bundles, the CA, the TLS verifiers, join tokens.
