@@ -1,1 +1,12 @@
 //! What exists where: model, catalog, store, peering, sources, DNS.
+//!
+//! ```text
+//!  config/ (YAML directory)   peering/ (imports)   store/ (peers, allocations, applied documents)
+//!            └───────────────── Event ──────────────────┘
+//!                                 ▼
+//!             catalog/: apply → merge → snapshot ──► gateway, dns/, peering/ (exports)
+//! ```
+
+pub mod catalog;
+pub mod model;
+pub mod snapshot;
