@@ -8,5 +8,6 @@
 //! ```
 
 pub mod catalog;
+pub mod control;
 pub mod model;
 pub mod snapshot;
