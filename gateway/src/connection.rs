@@ -1,0 +1,425 @@
+//! A live connection as the rest of the gateway sees it: who is at the other end, and a way to end it.
+//!
+//! pingora offers a request handler only the `Digest` of the connection that it came on. One of its
+//! fields, `ProxyDigest::user_data`, is a public `Box<dyn Any>`. Our [`Entry`] travels there, with the
+//! registry's own `Arc<Connection>`. So identity reaches a request in the same way whether we accepted
+//! the connection, dialled it, or are inside a tunnel (notes/pingora 9.1).
+//!
+//! Every byte passes [`ConnectionIo`]: that is why a cut ends a connection at once, whatever its role.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use federation::model::{ClusterName, ServiceName};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::{ALPN, SslDigest, TlsRef};
+use pingora_core::protocols::{
+    Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use pingora_http::ResponseHeader;
+use rustls::CommonState;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use trust_bundle::{Connection, SpiffeId};
+
+use crate::clock;
+use crate::peekable::Peekable;
+
+/// What all byte streams of the gateway have in common.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sync + fmt::Debug + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync + fmt::Debug + 'static> Transport for T {}
+
+/// How requests on a connection find their destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionKind {
+    /// The mesh listener: by Host.
+    Mesh,
+    /// A socket of `Gateway` listeners: by their routes.
+    Ingress(ListenerKey),
+    /// A port of a service's own address: always that port.
+    Virtual { service: ServiceName, port: u16 },
+    /// Inside an HTTP/1.1 CONNECT on the mesh listener: always the authority that it named.
+    ForwardTunnel { authority: Arc<str> },
+    /// A peer's gateway opened it: by `isthmus-to`.
+    Link(ClusterName),
+    /// Inside a CONNECT stream of a link: always what the stream was opened to.
+    LinkTunnel(Arc<LinkTunnel>),
+}
+
+/// The socket that `Gateway` listeners share; Host chooses between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerKey {
+    /// None is the address that the static configuration names for gateways.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+}
+
+/// What the head of a link's CONNECT stream said; it holds for all that follows inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkTunnel {
+    pub peer: ClusterName,
+    /// `<svc>.<ns>:<port>`, as in `isthmus-to`.
+    pub to: String,
+    pub caller: Option<SpiffeId>,
+    pub client: Option<IpAddr>,
+}
+
+/// The connection that a request came on, and how to route it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub connection: Arc<Connection>,
+    pub kind: ConnectionKind,
+    /// Where the connection comes from; none where the socket was gone before we could ask.
+    pub client: Option<SocketAddr>,
+    pub tls: bool,
+}
+
+/// The connection behind a digest: of a downstream session, or of an upstream one.
+pub fn entry_of(digest: &Digest) -> Option<&Arc<Entry>> {
+    digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
+}
+
+/// What streams inside a connection share with it; a clone costs a few reference counts.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    entry: Arc<Entry>,
+    proxy_digest: Arc<ProxyDigest>,
+    socket_digest: Arc<SocketDigest>,
+    ssl_digest: Option<Arc<SslDigest>>,
+    established: SystemTime,
+    socket: RawFd,
+}
+
+impl Facts {
+    pub fn new(
+        socket: &impl AsRawFd,
+        connection: Arc<Connection>,
+        kind: ConnectionKind,
+        tls: Option<&CommonState>,
+    ) -> Self {
+        let socket = socket.as_raw_fd();
+        let socket_digest = SocketDigest::from_raw_fd(socket);
+        // Both are lazy; asked later, the descriptor might already be someone else's.
+        socket_digest.local_addr();
+        let client = socket_digest.peer_addr().and_then(|address| address.as_inet()).copied();
+        let entry = Arc::new(Entry { connection, kind, client, tls: tls.is_some() });
+        Self {
+            proxy_digest: proxy_digest(&entry),
+            entry,
+            socket_digest: Arc::new(socket_digest),
+            ssl_digest: tls.and_then(ssl_digest).map(Arc::new),
+            established: clock::wall(),
+            socket,
+        }
+    }
+
+    /// The same connection for a stream inside it whose requests are routed in another way.
+    pub fn inside(&self, kind: ConnectionKind) -> Self {
+        let entry = Arc::new(Entry { kind, ..Entry::clone(&self.entry) });
+        Self { proxy_digest: proxy_digest(&entry), entry, ..self.clone() }
+    }
+
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.entry.connection
+    }
+
+    pub fn kind(&self) -> &ConnectionKind {
+        &self.entry.kind
+    }
+
+    /// What pingora wants to know of each HTTP/2 stream.
+    pub fn digest(&self) -> Digest {
+        Digest {
+            ssl_digest: self.ssl_digest.clone(),
+            timing_digest: vec![Some(self.timing())],
+            proxy_digest: Some(self.proxy_digest.clone()),
+            socket_digest: Some(self.socket_digest.clone()),
+        }
+    }
+
+    fn timing(&self) -> TimingDigest {
+        TimingDigest { established_ts: self.established, ..TimingDigest::default() }
+    }
+}
+
+fn proxy_digest(entry: &Arc<Entry>) -> Arc<ProxyDigest> {
+    let response = ResponseHeader::build(200, Some(0)).expect("200 is a status");
+    Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(entry.clone()))))
+}
+
+/// For logs only; identity never travels in it, and nothing here parses the peer's certificate.
+fn ssl_digest(session: &CommonState) -> Option<SslDigest> {
+    let cipher = session.negotiated_cipher_suite()?.suite().as_str()?;
+    let version = session.protocol_version()?.as_str()?;
+    Some(SslDigest::new(cipher, version, None, None, Vec::new()))
+}
+
+/// Any byte stream as pingora's `IO`, with the connection that it belongs to.
+pub struct ConnectionIo<S> {
+    stream: Peekable<S>,
+    /// What pingora shall take for the negotiated protocol; our own ALPNs mean nothing to it.
+    speaks: Option<ALPN>,
+    facts: Facts,
+    cut: CutWatch,
+}
+
+impl<S> ConnectionIo<S> {
+    pub fn new(stream: S, facts: Facts) -> Self {
+        Self::peeked(Peekable::new(stream), facts)
+    }
+
+    /// For a stream whose first bytes were looked at already.
+    pub fn peeked(stream: Peekable<S>, facts: Facts) -> Self {
+        let cut = CutWatch::new(facts.connection().cut_token().clone());
+        Self { stream, speaks: None, facts, cut }
+    }
+
+    pub fn speaking(mut self, alpn: ALPN) -> Self {
+        self.speaks = Some(alpn);
+        self
+    }
+
+    /// Routes what follows on this stream in another way.
+    pub fn routed(mut self, kind: ConnectionKind) -> Self {
+        self.facts = self.facts.inside(kind);
+        self
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub fn connection(&self) -> &Arc<Connection> {
+        self.facts.connection()
+    }
+
+    pub fn head(&self) -> &[u8] {
+        self.stream.head()
+    }
+
+    pub fn take_head(&mut self, bytes: usize) -> bytes::Bytes {
+        self.stream.take_head(bytes)
+    }
+}
+
+impl<S: AsyncRead + Unpin> ConnectionIo<S> {
+    /// Reads more into the head without consuming it; 0 means end of stream.
+    pub async fn peek_more(&mut self) -> io::Result<usize> {
+        let cut = self.facts.connection().cut_token();
+        tokio::select! {
+            biased;
+            () = cut.cancelled() => Err(cut_error()),
+            read = self.stream.peek_more() => read,
+        }
+    }
+}
+
+impl<S> fmt::Debug for ConnectionIo<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionIo").field("entry", &self.facts.entry).finish_non_exhaustive()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ConnectionIo<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.cut.check()?;
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        this.cut.reader(read, cx)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ConnectionIo<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.cut.check()?;
+        let written = Pin::new(&mut this.stream).poll_write(cx, data);
+        this.cut.writer(written, cx)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.cut.check()?;
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.cut.writer(flushed, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.cut.check()?;
+        let closed = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.cut.writer(closed, cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.cut.check()?;
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.cut.writer(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Wakes whoever waits on a stream when its connection is cut.
+///
+/// Reading and writing may wait in two tasks, and a future wakes only one: hence one for each. Both
+/// are made at the first wait, since most connections of a busy gateway never need the second.
+struct CutWatch {
+    token: CancellationToken,
+    reader: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    writer: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl CutWatch {
+    fn new(token: CancellationToken) -> Self {
+        Self { token, reader: None, writer: None }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.token.is_cancelled() { Err(cut_error()) } else { Ok(()) }
+    }
+
+    fn reader<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        unless_cut(&self.token, &mut self.reader, poll, cx)
+    }
+
+    fn writer<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        unless_cut(&self.token, &mut self.writer, poll, cx)
+    }
+}
+
+fn unless_cut<T>(
+    token: &CancellationToken,
+    waiting: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    poll: Poll<io::Result<T>>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<T>> {
+    if poll.is_ready() {
+        return poll;
+    }
+    let waiting = waiting.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
+    waiting.as_mut().poll(cx).map(|()| Err(cut_error()))
+}
+
+fn cut_error() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was cut off by its registry")
+}
+
+#[async_trait]
+impl<S: AsyncWrite + Unpin + Send> Shutdown for ConnectionIo<S> {
+    async fn shutdown(&mut self) {
+        // The other side may be gone already; there is nobody to tell.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl<S> UniqueID for ConnectionIo<S> {
+    fn id(&self) -> UniqueIDType {
+        self.facts.socket
+    }
+}
+
+impl<S> Ssl for ConnectionIo<S> {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        None
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.facts.ssl_digest.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.speaks.clone()
+    }
+}
+
+impl<S> GetProxyDigest for ConnectionIo<S> {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.facts.proxy_digest.clone())
+    }
+}
+
+impl<S> GetSocketDigest for ConnectionIo<S> {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.facts.socket_digest.clone())
+    }
+}
+
+impl<S> GetTimingDigest for ConnectionIo<S> {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        vec![Some(self.facts.timing())]
+    }
+
+    fn get_read_pending_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Needed by the `IO` trait; we peek through `peek_more`.
+#[async_trait]
+impl<S: Send> Peek for ConnectionIo<S> {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use trust_bundle::{Origin, Registry};
+
+    use super::*;
+
+    async fn accepted(registry: &Registry) -> (ConnectionIo<TcpStream>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let connection = registry.open(Origin::Accepted, "test", None);
+        let facts = Facts::new(&server, connection, ConnectionKind::Mesh, None);
+        (ConnectionIo::new(server, facts), client)
+    }
+
+    #[tokio::test]
+    async fn a_cut_wakes_a_waiting_reader_and_fails_writes() {
+        let registry = Registry::default();
+        let (mut io, mut client) = accepted(&registry).await;
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(io.read_u8().await.unwrap(), b'x');
+
+        let connection = io.connection().clone();
+        let mut buf = [0; 8];
+        let (read, ()) = tokio::join!(io.read(&mut buf), async { connection.cut() });
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(io.write(b"y").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert!(io.peek_more().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_inside_keeps_the_connection_and_changes_the_route() {
+        let registry = Registry::default();
+        let (io, client) = accepted(&registry).await;
+        let inner = io.facts().inside(ConnectionKind::ForwardTunnel { authority: "a.b:80".into() });
+        let digest = inner.digest();
+        let entry = entry_of(&digest).unwrap();
+        assert_eq!(entry.connection.id(), io.connection().id());
+        assert_eq!(entry.kind, ConnectionKind::ForwardTunnel { authority: "a.b:80".into() });
+        assert_eq!(entry.client, Some(client.local_addr().unwrap()));
+        assert_eq!(io.facts().kind(), &ConnectionKind::Mesh);
+    }
+}
