@@ -11,3 +11,4 @@ pub mod catalog;
 pub mod control;
 pub mod model;
 pub mod snapshot;
+pub mod store;

@@ -1,0 +1,37 @@
+//! What a cluster must remember: peers, imports, trust, allocations, applied documents, leases.
+//!
+//! One trait with etcd's semantics and one implementation for a single process, `Embedded`; etcd is the
+//! second. Both pass the same battery. Values are versioned by `codec` and found under typed `keys`;
+//! neither knows which store holds them.
+//!
+//! ```text
+//! revision  1 ──── 2 ──── 3 ──── 4 ──── 5 ──►     one counter for the whole store
+//!           └─ trimmed ─┘ └── change log ──┘      watch(prefix, from): replay, then live, or Compacted
+//! ```
+//!
+//! A store never interprets a value, never calls back, and holds nothing that can be read again from
+//! its source (Kubernetes objects, files).
+
+pub mod codec;
+pub mod embedded;
+pub mod keys;
+
+mod change;
+mod contract;
+mod key;
+mod transaction;
+
+#[cfg(any(test, feature = "test-battery"))]
+pub mod battery;
+
+pub use change::{Change, Changes, Entry, LeaseId, Revision, StoreIdentity};
+pub use codec::{InvalidValue, Stored};
+pub use contract::{
+    CommitError, Fault, LeaseError, Listing, PageError, Pages, Store, Watch, WatchEnd, list_all,
+};
+pub use embedded::Embedded;
+pub use key::{InvalidKey, Key, Prefix};
+pub use transaction::{
+    Compare, InvalidTransaction, OPERATIONS_MAX, Operation, TRANSACTION_BYTES_MAX, Transaction,
+    VALUE_BYTES_MAX,
+};
