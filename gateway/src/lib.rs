@@ -1,9 +1,16 @@
 //! How a request gets there: listeners, router, balancer, links, upstream, telemetry.
 
+pub mod balancer;
 pub mod clock;
 pub mod connection;
+pub mod destination;
 pub mod fault;
 pub mod headers;
 pub mod listener;
 pub mod peekable;
+pub mod router;
+pub mod snapshot;
 pub mod tunnel;
+
+#[cfg(test)]
+pub(crate) mod testing;
