@@ -6,11 +6,13 @@ pub mod connection;
 pub mod destination;
 pub mod fault;
 pub mod headers;
+pub mod link;
 pub mod listener;
 pub mod peekable;
 pub mod router;
 pub mod snapshot;
 pub mod tunnel;
+pub mod windows;
 
 #[cfg(test)]
 pub(crate) mod testing;

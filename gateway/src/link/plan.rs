@@ -1,0 +1,291 @@
+//! Which links to a peer there should be, and the next step towards that. Pure: time and chance are given.
+//!
+//! One link to each replica of the peer, up to four, and more while load asks for them. Replicas are told
+//! apart by their hellos, so that one address with a load balancer behind it and one address for each
+//! replica come to the same. A link that is too old, silent, or asked to leave is *stale*: its replacement
+//! is dialled first, and only then does it stop taking streams (U16).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use federation::model::GatewayAddress;
+use rand::Rng;
+
+use super::backoff::Backoff;
+use super::message::ReplicaId;
+
+/// Numbers links and attempts to make one.
+pub(super) type LinkId = u64;
+pub(super) type Attempt = u64;
+
+/// The links of one kind to one peer.
+#[derive(Debug)]
+pub(super) struct Plan {
+    addresses: Vec<GatewayAddress>,
+    /// How many gateways the peer runs, as its latest hello says.
+    replicas: usize,
+    /// Wanted beyond one for each replica.
+    extra: usize,
+    stopped: bool,
+    links: BTreeMap<LinkId, Held>,
+    dialling: BTreeMap<Attempt, GatewayAddress>,
+    attempts: u64,
+    waits: BTreeMap<GatewayAddress, Wait>,
+    /// New links in a row that led to a replica which had one already.
+    duplicates: u32,
+}
+
+#[derive(Debug)]
+struct Held {
+    address: GatewayAddress,
+    /// None for links without a control stream.
+    replica: Option<ReplicaId>,
+    since: Instant,
+    due: Instant,
+    standing: Standing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Serving,
+    /// Does not answer probes; may come back.
+    Silent,
+    /// The peer asked us to go.
+    Leaving,
+    /// Takes no more streams; closes after its last.
+    Retired,
+}
+
+#[derive(Debug, Default)]
+struct Wait {
+    backoff: Backoff,
+    until: Option<Instant>,
+    /// The attempt that used the address last: the one used longest ago goes first.
+    last: Attempt,
+}
+
+/// A link that has come up.
+#[derive(Debug, Clone)]
+pub(super) struct Established {
+    pub(super) link: LinkId,
+    pub(super) replica: Option<ReplicaId>,
+    pub(super) due: Instant,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    Dial {
+        attempt: Attempt,
+        address: GatewayAddress,
+    },
+    /// Take no more streams, close after the last.
+    Retire(LinkId),
+}
+
+impl Plan {
+    pub(super) fn new(addresses: Vec<GatewayAddress>) -> Self {
+        Self {
+            addresses,
+            replicas: 1,
+            extra: 0,
+            stopped: false,
+            links: BTreeMap::new(),
+            dialling: BTreeMap::new(),
+            attempts: 0,
+            waits: BTreeMap::new(),
+            duplicates: 0,
+        }
+    }
+
+    /// The peer advertises other addresses; links to those that are gone become stale.
+    pub(super) fn set_addresses(&mut self, addresses: Vec<GatewayAddress>) {
+        self.waits.retain(|address, _| addresses.contains(address));
+        self.addresses = addresses;
+    }
+
+    pub(super) fn set_replicas(&mut self, replicas: u32) {
+        self.replicas = (replicas as usize).clamp(1, REPLICAS_LINKED_MAX);
+    }
+
+    /// Links beyond one for each replica: what load asks for, up to a bound.
+    pub(super) fn set_extra(&mut self, extra: usize) {
+        self.extra = extra.min(EXTRA_MAX);
+    }
+
+    pub(super) fn extra(&self) -> usize {
+        self.extra
+    }
+
+    /// Wants no links any more: all are retired.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Nothing is connected.
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// Says what to do next; none until something happens, or until [`Self::wakes`].
+    pub(super) fn next_step(&mut self, now: Instant) -> Option<Step> {
+        if let Some(link) = self.to_retire(now) {
+            self.set_standing(link, Standing::Retired);
+            return Some(Step::Retire(link));
+        }
+        if self.missing(now) == 0 {
+            return None;
+        }
+        let address = self.next_address(now)?;
+        self.attempts += 1;
+        self.waits.entry(address.clone()).or_default().last = self.attempts;
+        self.dialling.insert(self.attempts, address.clone());
+        Some(Step::Dial { attempt: self.attempts, address })
+    }
+
+    /// When to ask again although nothing happened.
+    pub(super) fn wakes(&self, now: Instant) -> Option<Instant> {
+        let due = self.links.values().filter(|link| link.standing != Standing::Retired).map(|link| link.due);
+        let waits = self.waits.values().filter_map(|wait| wait.until);
+        let waits = waits.filter(|_| self.missing(now) > 0);
+        due.chain(waits).filter(|at| *at > now).min()
+    }
+
+    /// A link came up; false refuses it, since its replica has one and another has none.
+    pub(super) fn established(
+        &mut self,
+        attempt: Attempt,
+        link: Established,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> bool {
+        let Some(address) = self.dialling.remove(&attempt) else { return false };
+        let wait = self.waits.entry(address.clone()).or_default();
+        wait.backoff.succeed();
+        wait.until = None;
+        if self.is_duplicate(link.replica.as_ref(), now) && self.duplicates < DUPLICATES_MAX {
+            self.duplicates += 1;
+            let pause = DUPLICATE_PAUSE.mul_f64(rng.random_range(0.5..=1.0));
+            self.waits.entry(address).or_default().until = Some(now + pause);
+            return false;
+        }
+        self.duplicates = 0;
+        let Established { link, replica, due } = link;
+        let held = Held { address, replica, since: now, due, standing: Standing::Serving };
+        self.links.insert(link, held);
+        true
+    }
+
+    pub(super) fn failed(&mut self, attempt: Attempt, now: Instant, rng: &mut impl Rng) {
+        if let Some(address) = self.dialling.remove(&attempt) {
+            self.back_off(&address, now, rng);
+        }
+    }
+
+    /// The peer said that it goes, or stopped taking streams.
+    pub(super) fn leaving(&mut self, link: LinkId) {
+        self.set_standing(link, Standing::Leaving);
+    }
+
+    pub(super) fn silent(&mut self, link: LinkId) {
+        if self.standing(link) == Some(Standing::Serving) {
+            self.set_standing(link, Standing::Silent);
+        }
+    }
+
+    pub(super) fn answered(&mut self, link: LinkId) {
+        if self.standing(link) == Some(Standing::Silent) {
+            self.set_standing(link, Standing::Serving);
+        }
+    }
+
+    pub(super) fn closed(&mut self, link: LinkId, now: Instant, rng: &mut impl Rng) {
+        let Some(held) = self.links.remove(&link) else { return };
+        // Who accepts and then closes shall not make us dial in a loop.
+        if held.standing != Standing::Retired && now.duration_since(held.since) < SHORT_LIFE {
+            self.back_off(&held.address, now, rng);
+        }
+    }
+
+    fn back_off(&mut self, address: &GatewayAddress, now: Instant, rng: &mut impl Rng) {
+        let wait = self.waits.entry(address.clone()).or_default();
+        wait.until = Some(now + wait.backoff.fail(rng));
+    }
+
+    fn wanted(&self) -> usize {
+        if self.stopped { 0 } else { self.replicas + self.extra }
+    }
+
+    fn missing(&self, now: Instant) -> usize {
+        self.wanted().saturating_sub(self.fresh(now).count() + self.dialling.len())
+    }
+
+    fn fresh(&self, now: Instant) -> impl Iterator<Item = &Held> {
+        self.links.values().filter(move |link| self.is_fresh(link, now))
+    }
+
+    fn is_fresh(&self, link: &Held, now: Instant) -> bool {
+        link.standing == Standing::Serving
+            && now < link.due
+            && self.addresses.contains(&link.address)
+            && !self.stopped
+    }
+
+    /// A stale link that is no longer needed: the one that was asked to leave, else the oldest.
+    fn to_retire(&self, now: Instant) -> Option<LinkId> {
+        let stale = || {
+            let held = self.links.iter().filter(|(_, link)| link.standing != Standing::Retired);
+            held.filter(|(_, link)| !self.is_fresh(link, now))
+        };
+        let needed = self.wanted().saturating_sub(self.fresh(now).count());
+        if stale().count() <= needed {
+            return None;
+        }
+        let urgency = |link: &Held| (link.standing != Standing::Leaving, link.due);
+        stale().min_by_key(|(_, link)| urgency(link)).map(|(id, _)| *id)
+    }
+
+    /// The address that may be dialled with the fewest links on it, or the one used longest ago.
+    fn next_address(&self, now: Instant) -> Option<GatewayAddress> {
+        let on = |address: &GatewayAddress| {
+            let links = self.fresh(now).filter(|link| link.address == *address).count();
+            links + self.dialling.values().filter(|dialled| *dialled == address).count()
+        };
+        let wait = |address: &GatewayAddress| self.waits.get(address);
+        let ready = |address: &&GatewayAddress| {
+            wait(address).and_then(|wait| wait.until).is_none_or(|until| until <= now)
+        };
+        let key = |address: &&GatewayAddress| (on(address), wait(address).map_or(0, |wait| wait.last));
+        self.addresses.iter().filter(ready).min_by_key(key).cloned()
+    }
+
+    /// Leads to a replica that has a link while another has none.
+    fn is_duplicate(&self, replica: Option<&ReplicaId>, now: Instant) -> bool {
+        let Some(replica) = replica else { return false };
+        let covered: BTreeSet<_> = self.fresh(now).filter_map(|link| link.replica.as_ref()).collect();
+        covered.contains(replica) && covered.len() < self.replicas
+    }
+
+    fn standing(&self, link: LinkId) -> Option<Standing> {
+        self.links.get(&link).map(|held| held.standing)
+    }
+
+    fn set_standing(&mut self, link: LinkId, standing: Standing) {
+        if let Some(held) = self.links.get_mut(&link)
+            && held.standing != Standing::Retired
+        {
+            held.standing = standing;
+        }
+    }
+}
+
+/// More replicas than this are reached through those that have links.
+const REPLICAS_LINKED_MAX: usize = 4;
+/// With 100 streams a link, 1600 requests at once to one peer.
+const EXTRA_MAX: usize = 12;
+/// A load balancer of four replicas misses the last of them eight times in a row once in ten.
+const DUPLICATES_MAX: u32 = 8;
+const DUPLICATE_PAUSE: Duration = Duration::from_millis(300);
+const SHORT_LIFE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

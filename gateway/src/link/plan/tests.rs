@@ -1,0 +1,265 @@
+//! Links come and go in virtual time.
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::*;
+
+/// A plan with a clock, a peer that behaves as told, and what became of the links.
+struct World {
+    plan: Plan,
+    now: Instant,
+    rng: StdRng,
+    links: u64,
+    retired: Vec<LinkId>,
+    dialled: Vec<String>,
+}
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made in any other way")]
+    fn new(addresses: &[&str]) -> Self {
+        let plan = Plan::new(addresses.iter().map(|text| text.parse().unwrap()).collect());
+        let rng = StdRng::seed_from_u64(7);
+        Self { plan, now: Instant::now(), rng, links: 0, retired: Vec::new(), dialled: Vec::new() }
+    }
+
+    fn steps(&mut self) -> Vec<(Attempt, String)> {
+        let mut dials = Vec::new();
+        while let Some(step) = self.plan.next_step(self.now) {
+            match step {
+                Step::Dial { attempt, address } => dials.push((attempt, address.to_string())),
+                Step::Retire(link) => self.retired.push(link),
+            }
+        }
+        self.dialled.extend(dials.iter().map(|(_, address)| address.clone()));
+        dials
+    }
+
+    fn up(&mut self, attempt: Attempt, replica: &str) -> Option<LinkId> {
+        self.links += 1;
+        let replica = ReplicaId::try_from(replica.to_owned()).ok();
+        let link = Established { link: self.links, replica, due: self.now + AGE };
+        self.plan.established(attempt, link, self.now, &mut self.rng).then_some(self.links)
+    }
+
+    /// Dials until nothing is missing; each dial leads to the next replica in turn.
+    fn settle(&mut self, replicas: &[&str]) {
+        let mut next = replicas.iter().cycle();
+        for _ in 0..50 {
+            for (attempt, _) in self.steps() {
+                self.up(attempt, next.next().unwrap());
+            }
+            self.now += DUPLICATE_PAUSE;
+        }
+    }
+
+    fn serving(&self) -> Vec<(LinkId, String)> {
+        let fresh = self.plan.links.iter().filter(|(_, link)| self.plan.is_fresh(link, self.now));
+        fresh
+            .map(|(id, link)| (*id, link.replica.as_ref().map_or(String::new(), |r| r.as_str().to_owned())))
+            .collect()
+    }
+}
+
+const AGE: Duration = Duration::from_secs(3600);
+const A: &str = "192.0.2.1:15443";
+const B: &str = "192.0.2.2:15443";
+const C: &str = "192.0.2.3:15443";
+
+#[test]
+fn one_replica_gets_one_link() {
+    let mut world = World::new(&[A]);
+    let dials = world.steps();
+    assert_eq!(dials.len(), 1);
+    assert_eq!(world.steps(), [], "an attempt is under way");
+    assert_eq!(world.up(dials[0].0, "a"), Some(1));
+    assert_eq!(world.steps(), []);
+    assert_eq!(world.plan.wakes(world.now), Some(world.now + AGE));
+}
+
+#[test]
+fn replicas_behind_one_address_are_all_found() {
+    let mut world = World::new(&[A]);
+    world.plan.set_replicas(3);
+    world.settle(&["a", "a", "b", "a", "b", "c"]);
+    let mut replicas: Vec<_> = world.serving().into_iter().map(|(_, replica)| replica).collect();
+    replicas.sort();
+    assert_eq!(replicas, ["a", "b", "c"]);
+}
+
+#[test]
+fn addresses_of_replicas_are_each_dialled_once() {
+    let mut world = World::new(&[A, B, C]);
+    world.plan.set_replicas(3);
+    world.steps();
+    world.dialled.sort();
+    assert_eq!(world.dialled, [A, B, C]);
+}
+
+#[test]
+fn at_most_four_replicas_are_linked() {
+    let mut world = World::new(&[A]);
+    world.plan.set_replicas(900);
+    world.settle(&["a", "b", "c", "d", "e"]);
+    assert_eq!(world.serving().len(), 4);
+}
+
+#[test]
+fn a_replica_count_that_is_wrong_does_not_dial_for_ever() {
+    let mut world = World::new(&[A]);
+    world.plan.set_replicas(4);
+    world.settle(&["a"]);
+    assert_eq!(world.serving().len(), 4, "after enough tries a second link to the same replica is taken");
+    let dialled = world.dialled.len();
+    world.settle(&["a"]);
+    assert_eq!(world.dialled.len(), dialled);
+}
+
+#[test]
+fn an_old_link_is_retired_only_when_the_new_one_is_up() {
+    let mut world = World::new(&[A]);
+    world.settle(&["a"]);
+    world.now += AGE;
+    let dials = world.steps();
+    assert_eq!((dials.len(), world.retired.len()), (1, 0), "the replacement comes first");
+    world.plan.failed(dials[0].0, world.now, &mut world.rng);
+    assert_eq!(world.steps(), [], "not before the wait is over");
+    assert!(world.retired.is_empty());
+    world.now = world.plan.wakes(world.now).expect("a wait is under way");
+    let dials = world.steps();
+    assert_eq!(world.up(dials[0].0, "a"), Some(2), "the same replica is welcome: it replaces its own link");
+    world.steps();
+    assert_eq!(world.retired, [1]);
+}
+
+#[test]
+fn a_goodbye_of_the_peer_dials_elsewhere_first() {
+    let mut world = World::new(&[A, B]);
+    world.settle(&["a"]);
+    world.plan.leaving(1);
+    let dials = world.steps();
+    assert_eq!(dials[0].1, B, "the other address goes first");
+    assert!(world.retired.is_empty());
+    world.up(dials[0].0, "b");
+    world.steps();
+    assert_eq!(world.retired, [1]);
+}
+
+#[test]
+fn of_several_stale_links_each_new_one_replaces_one() {
+    let mut world = World::new(&[A]);
+    world.plan.set_replicas(3);
+    world.settle(&["a", "b", "c"]);
+    world.plan.leaving(2);
+    world.now += AGE;
+    let dials = world.steps();
+    assert_eq!(dials.len(), 3);
+    world.up(dials[0].0, "x");
+    world.steps();
+    assert_eq!(world.retired, [2], "the one that was asked to leave goes first");
+    world.up(dials[1].0, "y");
+    world.steps();
+    assert_eq!(world.retired, [2, 1]);
+}
+
+#[test]
+fn a_silent_link_is_replaced_or_comes_back() {
+    let mut world = World::new(&[A]);
+    world.settle(&["a"]);
+    world.plan.silent(1);
+    let dials = world.steps();
+    assert_eq!(dials.len(), 1);
+    world.plan.answered(1);
+    world.plan.failed(dials[0].0, world.now, &mut world.rng);
+    world.now += AGE / 2;
+    assert_eq!(world.steps(), []);
+    assert!(world.retired.is_empty());
+}
+
+#[test]
+fn failures_of_one_address_do_not_delay_another() {
+    let mut world = World::new(&[A, B]);
+    for _ in 0..10 {
+        while let Some((attempt, _)) = world.steps().pop() {
+            world.plan.failed(attempt, world.now, &mut world.rng);
+        }
+        world.now += Duration::from_secs(31);
+    }
+    let (a, b) =
+        (world.dialled.iter().filter(|x| *x == A).count(), world.dialled.iter().filter(|x| *x == B).count());
+    assert!(a.abs_diff(b) <= 1, "{a} {b}");
+    assert_eq!(a + b, 20, "in each round both were tried");
+}
+
+#[test]
+fn who_accepts_and_closes_is_backed_off_from() {
+    let mut world = World::new(&[A]);
+    let mut dials = 0;
+    for _ in 0..200 {
+        for (attempt, _) in world.steps() {
+            dials += 1;
+            let link = world.up(attempt, "a").unwrap();
+            world.plan.leaving(link);
+            world.plan.closed(link, world.now, &mut world.rng);
+        }
+        world.now += Duration::from_millis(50);
+    }
+    assert!(dials <= 200, "{dials} dials in ten seconds");
+    let mut steady = World::new(&[A]);
+    steady.settle(&["a"]);
+    steady.now += AGE / 2;
+    steady.plan.closed(1, steady.now, &mut steady.rng);
+    assert_eq!(steady.steps().len(), 1, "a link that lived is replaced at once");
+}
+
+#[test]
+fn load_asks_for_more_links_up_to_a_bound() {
+    let mut world = World::new(&[A]);
+    world.settle(&["a"]);
+    world.plan.set_extra(2);
+    world.settle(&["a"]);
+    assert_eq!(world.serving().len(), 3);
+    world.plan.set_extra(1000);
+    world.settle(&["a"]);
+    assert_eq!(world.serving().len(), 1 + EXTRA_MAX);
+    world.plan.set_extra(0);
+    world.settle(&["a"]);
+    assert!(world.retired.is_empty(), "what is up stays until it is old");
+    world.now += AGE;
+    world.settle(&["a"]);
+    assert_eq!((world.serving().len(), world.retired.len()), (1, 1 + EXTRA_MAX));
+}
+
+#[test]
+fn addresses_that_are_gone_are_left_without_a_gap() {
+    let mut world = World::new(&[A]);
+    world.settle(&["a"]);
+    world.plan.set_addresses(vec![B.parse().unwrap()]);
+    let dials = world.steps();
+    assert_eq!(dials[0].1, B);
+    assert!(world.retired.is_empty());
+    world.up(dials[0].0, "a");
+    world.steps();
+    assert_eq!(world.retired, [1]);
+}
+
+#[test]
+fn stopping_retires_all_and_dials_nothing() {
+    let mut world = World::new(&[A]);
+    world.plan.set_replicas(2);
+    world.settle(&["a", "b"]);
+    world.plan.stop();
+    assert_eq!(world.steps(), []);
+    assert_eq!(world.retired, [1, 2]);
+    assert!(!world.plan.is_empty());
+    world.plan.closed(1, world.now, &mut world.rng);
+    world.plan.closed(2, world.now, &mut world.rng);
+    assert!(world.plan.is_empty() && world.steps().is_empty());
+}
+
+#[test]
+fn a_peer_without_addresses_is_not_dialled() {
+    let mut world = World::new(&[]);
+    assert_eq!(world.steps(), []);
+    assert_eq!(world.plan.wakes(world.now), None);
+}
