@@ -8,7 +8,9 @@
 //! ```
 
 pub mod catalog;
+pub mod clock;
 pub mod control;
+pub mod issuer;
 pub mod model;
 pub mod snapshot;
 pub mod store;

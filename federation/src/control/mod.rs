@@ -3,6 +3,8 @@
 //! In one process these are plain channels. Roles in separate processes will carry the same messages
 //! in one mutually authenticated stream to the leading federation process; that stream belongs here.
 
+mod renewal;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,8 @@ use trust_bundle::SpiffeId;
 
 use crate::model::ClusterName;
 use crate::snapshot::{Generation, Snapshot};
+
+pub use renewal::keep_renewed;
 
 /// Reports that may wait for the control plane; a gateway that finds it full drops the report and
 /// sends a newer one with the next change.
