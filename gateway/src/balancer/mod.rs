@@ -20,6 +20,8 @@ mod p2c;
 mod pick;
 mod plan;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use endpoint_state::InFlight;
 pub use pick::Balancer;
