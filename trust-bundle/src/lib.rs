@@ -31,6 +31,8 @@ mod ca;
 
 pub mod source;
 
+mod token;
+
 mod registry;
 
 // Small mechanisms that know nothing of the above.
@@ -57,6 +59,10 @@ pub use registry::{Connection, Origin, Registry};
 pub use source::{SvidHandle, renewal};
 pub use spiffe_id::{InvalidSpiffeId, SPIFFE_ID_LENGTH_MAX, SpiffeId, TRUST_DOMAIN_LENGTH_MAX, TrustDomain};
 pub use svid::{InvalidSvid, SvidKey, X509Svid};
+pub use token::{
+    InvalidToken, InvalidTokenId, JoinToken, TOKEN_ENDPOINTS_MAX, TOKEN_LENGTH_MAX, TOKEN_PINS_MAX, TokenId,
+    TokenParts, TokenRecord, exporter, join_client_config, join_server_config,
+};
 pub use verify::{
     CERTIFICATE_BYTES_MAX, CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, ChainBounds, ClientAuth, ExpectedPeer,
     NotSvid, PeerIdentity, PeerSide, Rejection, TrustConflict, TrustSnapshot, TrustStore, authenticate,
