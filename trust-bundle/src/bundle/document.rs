@@ -133,6 +133,10 @@ pub(super) fn parse(document: &[u8]) -> Result<Parsed, InvalidBundle> {
     if depth(document) > BUNDLE_DEPTH_MAX {
         return Err(InvalidBundle::TooDeep);
     }
+    // serde would also take an array for a struct, member by member.
+    if !document.trim_ascii_start().starts_with(b"{") {
+        return Err(InvalidBundle::Json("not an object".to_owned()));
+    }
     let document: Document =
         serde_json::from_slice(document).map_err(|e| InvalidBundle::Json(e.to_string()))?;
     let Some(Value::Array(keys)) = document.keys else {

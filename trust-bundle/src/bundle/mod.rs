@@ -132,6 +132,11 @@ impl Bundle {
         self.content().any(|known| known.id() == *authority)
     }
 
+    /// Whether there are authorities and none of them could still be used when it was read.
+    pub(crate) fn has_only_expired(&self) -> bool {
+        self.usable.is_empty() && !self.expired.is_empty()
+    }
+
     /// All authorities in the order of the document.
     pub(crate) fn content(&self) -> impl Iterator<Item = &Authority> {
         let mut all: Vec<_> = self.usable.iter().chain(&self.expired).collect();

@@ -168,6 +168,14 @@ pub(crate) fn signs_certificates(certificate: &X509Certificate<'_>) -> bool {
     matches!(certificate.key_usage(), Ok(Some(usage)) if usage.value.key_cert_sign())
 }
 
+/// Whether a URI name is the SPIFFE ID of a workload, or cannot be read.
+pub(crate) fn names_workload(certificate: &X509Certificate<'_>) -> bool {
+    let Ok(names) = certificate.subject_alternative_name() else { return true };
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let workload = |uri: &str| SpiffeId::try_from(uri).is_ok_and(|id| !id.path().is_empty());
+    names.into_iter().any(|name| matches!(name, GeneralName::URI(uri) if workload(uri)))
+}
+
 /// A time in a certificate; before 1970 is the same as 1970 to us.
 pub(crate) fn unix_time(seconds: i64) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))

@@ -7,7 +7,9 @@
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::leaf::{Leaf, ca_constraints, check_chain_bounds, parse_certificate, signs_certificates};
+use super::leaf::{
+    Leaf, ca_constraints, check_chain_bounds, names_workload, parse_certificate, signs_certificates,
+};
 use super::provider;
 use super::rejection::Rejection;
 use super::trust_store::TrustSnapshot;
@@ -40,7 +42,12 @@ pub(crate) fn verify(
 ) -> Result<Verified, Rejection> {
     let leaf = parse_leaf(chain)?;
     let trust_domain = leaf.id().trust_domain();
-    let bundle = snapshot.bundle(&trust_domain).ok_or(Rejection::UnknownTrustDomain(trust_domain))?;
+    let Some(bundle) = snapshot.bundle(&trust_domain) else {
+        return Err(Rejection::UnknownTrustDomain(trust_domain));
+    };
+    if bundle.has_only_expired() {
+        return Err(Rejection::AuthorityExpired(trust_domain));
+    }
     verify_leaf(leaf, bundle.authorities(), chain, side, now)
 }
 
@@ -127,9 +134,13 @@ fn signer<'a>(
     usable.get(place).copied()
 }
 
+// An identity is no issuer, whatever else its certificate says (X13).
 fn may_issue(certificate: &CertificateDer<'_>) -> bool {
-    parse_certificate(certificate)
-        .is_ok_and(|c| signs_certificates(&c) && matches!(ca_constraints(&c), Ok(Some(_))))
+    parse_certificate(certificate).is_ok_and(|certificate| {
+        signs_certificates(&certificate)
+            && matches!(ca_constraints(&certificate), Ok(Some(_)))
+            && !names_workload(&certificate)
+    })
 }
 
 fn rejection(leaf: &Leaf, error: &webpki::Error) -> Rejection {
