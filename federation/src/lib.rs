@@ -12,5 +12,6 @@ pub mod clock;
 pub mod control;
 pub mod issuer;
 pub mod model;
+pub mod peering;
 pub mod snapshot;
 pub mod store;
