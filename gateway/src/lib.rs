@@ -11,8 +11,12 @@ pub mod listener;
 pub mod peekable;
 pub mod router;
 pub mod snapshot;
+pub mod telemetry;
 pub mod tunnel;
 pub mod windows;
+
+// Small mechanisms that know nothing of the above.
+mod mostly_read;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use federation::model::{ClusterName, Host, ServiceName};
 use parking_lot::Mutex;
 use rand::Rng;
@@ -14,23 +13,20 @@ use super::offers;
 use super::plan::{Moment, Plan};
 use super::{NoEndpoint, Pick, Reachability, Reason, Target, Why};
 use crate::destination::{Destination, DestinationKey};
+use crate::mostly_read::MostlyRead;
 use crate::snapshot::View;
 
 /// Rejected targets that an explanation names; a service may have thousands.
 const REJECTED_MAX: usize = 64;
-/// Parts of the plans that are replaced one at a time, so that a first request copies little.
-const SHARDS: usize = 64;
 
 /// Chooses targets, and remembers what came of it across snapshots.
 #[derive(Debug)]
 pub struct Balancer {
     epoch: Instant,
-    shards: Box<[ArcSwap<Shard>]>,
+    plans: MostlyRead<ServiceName, Vec<Arc<Plan>>>,
     /// Only read while a plan is made; plans and requests in flight keep the states alive.
     states: Mutex<HashMap<StateKey, Weak<EndpointState>>>,
 }
-
-type Shard = HashMap<ServiceName, Vec<Arc<Plan>>>;
 
 /// A peer's state is kept for each of its services: one may fail while the others do not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,8 +38,7 @@ enum StateKey {
 impl Balancer {
     /// `now` is where its clock starts.
     pub fn new(now: Instant) -> Self {
-        let shards = (0..SHARDS).map(|_| ArcSwap::default()).collect();
-        Self { epoch: now, shards, states: Mutex::default() }
+        Self { epoch: now, plans: MostlyRead::default(), states: Mutex::default() }
     }
 
     /// The target for one attempt; `tried` are those of the attempts before.
@@ -84,19 +79,10 @@ impl Balancer {
     /// Follows a new view: plans whose services changed are made anew, those of services that are gone
     /// go, and so does what was remembered of their endpoints.
     pub fn adopt(&self, view: &View) {
-        for shard in &self.shards {
-            let current = shard.load();
-            let stale = |plan: &Arc<Plan>| match view.router.destination(&plan.key) {
-                Some(destination) => !plan.holds(&view.snapshot, &destination),
-                None => true,
-            };
-            let keys: Vec<_> =
-                current.values().flatten().filter(|plan| stale(plan)).map(|plan| plan.key.clone()).collect();
-            for key in keys {
-                match view.router.destination(&key) {
-                    Some(destination) => drop(self.plan(view, &destination)),
-                    None => forget(shard, &key),
-                }
+        for plan in self.plans.entries().flat_map(|(_, plans)| plans) {
+            match view.router.destination(&plan.key) {
+                Some(destination) => drop(self.plan(view, &destination)),
+                None => self.put(&plan.key, None),
             }
         }
         self.states.lock().retain(|_, state| state.strong_count() > 0);
@@ -104,14 +90,13 @@ impl Balancer {
 
     fn plan(&self, view: &View, destination: &Destination) -> Arc<Plan> {
         let name = destination.name();
-        let shard = &self.shards[shard_of(name)];
-        let known = shard.load().get(name).and_then(|plans| find(plans, destination).cloned());
-        match known {
+        let known = self.plans.read(name, |known| known == name, |plans| find(plans, destination).cloned());
+        match known.flatten() {
             Some(plan) if plan.holds(&view.snapshot, destination) => plan,
             Some(plan) if plan.generation > view.snapshot.generation => self.make(view, destination),
             _ => {
                 let plan = self.make(view, destination);
-                remember(shard, &plan);
+                self.put(&plan.key, Some(&plan));
                 plan
             }
         }
@@ -130,6 +115,14 @@ impl Balancer {
         });
         Arc::new(plan)
     }
+
+    fn put(&self, key: &DestinationKey, plan: Option<&Arc<Plan>>) {
+        self.plans.change(&key.service, |plans| {
+            let others = plans.into_iter().flatten().filter(|known| known.key != *key);
+            let plans: Vec<_> = others.chain(plan).cloned().collect();
+            (!plans.is_empty()).then_some(plans)
+        });
+    }
 }
 
 impl StateKey {
@@ -143,37 +136,6 @@ impl StateKey {
 
 fn find<'a>(plans: &'a [Arc<Plan>], destination: &Destination) -> Option<&'a Arc<Plan>> {
     plans.iter().find(|plan| plan.key.port == destination.port.port && plan.key.scope == destination.scope)
-}
-
-fn remember(shard: &ArcSwap<Shard>, plan: &Arc<Plan>) {
-    shard.rcu(|current| {
-        let mut next = Shard::clone(current);
-        let plans = next.entry(plan.key.service.clone()).or_default();
-        plans.retain(|known| known.key != plan.key);
-        plans.push(plan.clone());
-        next
-    });
-}
-
-fn forget(shard: &ArcSwap<Shard>, key: &DestinationKey) {
-    shard.rcu(|current| {
-        let mut next = Shard::clone(current);
-        if let Some(plans) = next.get_mut(&key.service) {
-            plans.retain(|plan| plan.key != *key);
-        }
-        next.retain(|_, plans| !plans.is_empty());
-        next
-    });
-}
-
-/// FNV-1a: names are ours or checked, and a poor spread costs little.
-fn shard_of(name: &ServiceName) -> usize {
-    let bytes = name.name.as_str().bytes().chain(name.namespace.as_str().bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    // The low bits of FNV are its best.
-    hash as usize % SHARDS
 }
 
 fn rejected(

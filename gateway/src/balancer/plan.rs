@@ -154,7 +154,7 @@ impl Candidate {
 /// A peer's silence shows in its own freshness first; its imports may follow.
 fn reachable(peer: &ClusterName, moment: &Moment<'_>) -> Result<LinkState, Why> {
     match moment.links.state(peer) {
-        LinkState::Down => return Err(Why::LinkDown),
+        LinkState::Down => Err(Why::LinkDown),
         state => match moment.snapshot.peers.get(peer) {
             Some(view) if view.freshness != Freshness::Expired => Ok(state),
             _ => Err(Why::ImportExpired),

@@ -19,12 +19,15 @@ pub(super) struct PathTable {
     longest_prefix: usize,
 }
 
+/// Names and the values that they must have.
+type Headers = Box<[(HeaderName, Box<str>)]>;
+
 /// One match of one rule of a route.
 #[derive(Debug)]
 pub(super) struct Entry {
     route: Arc<HttpRoute>,
     rule: usize,
-    headers: Box<[(HeaderName, Box<str>)]>,
+    headers: Headers,
 }
 
 impl Entry {
@@ -105,7 +108,7 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Of equivalent header names only the first counts (Gateway API, `HTTPRouteMatch.headers`).
-fn compile(headers: &[HeaderMatch]) -> Option<Box<[(HeaderName, Box<str>)]>> {
+fn compile(headers: &[HeaderMatch]) -> Option<Headers> {
     let mut compiled: Vec<(HeaderName, Box<str>)> = Vec::with_capacity(headers.len());
     for header in headers {
         let name = HeaderName::try_from(&header.name).ok()?;
