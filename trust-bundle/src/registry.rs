@@ -181,3 +181,134 @@ impl fmt::Debug for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestAuthority, handshake, id, now, td};
+    use crate::verify::{
+        ClientAuth, ExpectedPeer, PeerSide, TrustStore, authenticate, client_config, server_config,
+    };
+
+    /// Identities as a server in trust domain `a` sees them.
+    struct Peers {
+        trust: TrustStore,
+        a: TestAuthority,
+    }
+
+    impl Peers {
+        fn new() -> Self {
+            let (trust, a) = (TrustStore::new(), TestAuthority::root("a"));
+            trust.put(a.bundle("a", 1)).unwrap();
+            Self { trust, a }
+        }
+
+        fn meet(&self, authority: &TestAuthority, uri: &str) -> PeerIdentity {
+            let server = self.a.leaf("spiffe://a/gateway");
+            let expected = ExpectedPeer::Exact(server.svid().id().clone());
+            let client = client_config(&self.trust, &authority.leaf(uri).handle(), expected, &[]);
+            let server = server_config(&self.trust, &server.handle(), ClientAuth::Required, &[]);
+            let (_, server) = handshake(&client, &server).unwrap();
+            authenticate(&self.trust, &server, PeerSide::Client, now()).unwrap()
+        }
+    }
+
+    #[test]
+    fn entry_lives_as_long_as_the_connection() {
+        let registry = Registry::new();
+        let one = registry.open(Origin::Accepted, "mesh", None);
+        let two = registry.open(Origin::Dialled, "link cloud", None);
+        assert_ne!(one.id(), two.id());
+        assert_eq!(registry.count(|c| c.origin() == Origin::Dialled), 1);
+        assert_eq!(registry.list().iter().map(|c| c.id()).collect::<Vec<_>>(), [one.id(), two.id()]);
+        let again = one.clone();
+        drop(one);
+        assert_eq!(registry.count(|c| c.owner() == "mesh"), 1);
+        drop(again);
+        assert_eq!(registry.count(|_| true), 1);
+        drop(two);
+        assert!(registry.list().is_empty());
+    }
+
+    #[test]
+    fn connection_outlives_its_registry() {
+        let registry = Registry::new();
+        let connection = registry.open(Origin::Accepted, "mesh", None);
+        drop(registry);
+        connection.cut();
+        assert!(connection.is_cut());
+    }
+
+    #[test]
+    fn drain_reaches_only_what_matches_and_is_no_cut() {
+        let registry = Registry::new();
+        let (mesh, link) =
+            (registry.open(Origin::Accepted, "mesh", None), registry.open(Origin::Accepted, "link", None));
+        let watching = mesh.drained();
+        assert_eq!(registry.drain(|c| c.owner() == "mesh"), 1);
+        assert!(*watching.borrow() && *mesh.drained().borrow());
+        assert!(!*link.drained().borrow());
+        assert!(!mesh.is_cut());
+    }
+
+    #[tokio::test]
+    async fn cut_wakes_whoever_holds_the_token() {
+        let registry = Registry::new();
+        let connection = registry.open(Origin::Accepted, "mesh", None);
+        let token = connection.cut_token().clone();
+        let mut drained = connection.drained();
+        assert_eq!(registry.cut(|_| true), 1);
+        token.cancelled().await;
+        drained.wait_for(|drained| *drained).await.unwrap();
+        assert!(connection.is_cut());
+        assert_eq!(registry.cut(|c| !c.is_cut()), 0);
+    }
+
+    #[test]
+    fn removed_trust_cuts_the_connections_that_rested_on_it() {
+        let peers = Peers::new();
+        let (b, next_b) = (TestAuthority::root("b"), TestAuthority::root("b"));
+        peers.trust.put(b.bundle("b", 1)).unwrap();
+        let registry = Registry::new();
+        let open = |peer| registry.open(Origin::Accepted, "east-west", peer);
+        let ours = open(Some(peers.meet(&peers.a, "spiffe://a/workload")));
+        let theirs = open(Some(peers.meet(&b, "spiffe://b/gateway")));
+        let plain = open(None);
+        let cut_unvouched = || {
+            let snapshot = peers.trust.load();
+            registry.cut(|c| c.peer().is_some_and(|peer| !snapshot.vouches_for(peer)))
+        };
+        assert_eq!(cut_unvouched(), 0);
+        peers.trust.put(next_b.bundle("b", 2)).unwrap();
+        assert_eq!(cut_unvouched(), 1);
+        assert!(theirs.is_cut() && !ours.is_cut() && !plain.is_cut());
+        let renewed = open(Some(peers.meet(&next_b, "spiffe://b/gateway")));
+        peers.trust.remove(&td("b"));
+        cut_unvouched();
+        assert!(renewed.is_cut());
+        assert_eq!(registry.count(|c| c.peer().is_some_and(|p| *p.id() == id("spiffe://b/gateway"))), 2);
+        assert_eq!(
+            format!("{ours:?}"),
+            format!("connection {} (Accepted, east-west, spiffe://a/workload)", ours.id())
+        );
+    }
+
+    #[test]
+    fn connections_come_and_go_while_others_are_cut() {
+        let registry = Registry::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        drop(registry.open(Origin::Accepted, "mesh", None));
+                    }
+                });
+            }
+            for _ in 0..50 {
+                registry.cut(|_| true);
+                registry.list();
+            }
+        });
+        assert_eq!(registry.count(|_| true), 0);
+    }
+}

@@ -145,3 +145,69 @@ pub enum InvalidSvid {
     #[error("the certificate chain is not PEM")]
     NotPem,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestAuthority;
+
+    const ID: &str = "spiffe://a/gateway";
+
+    fn parts(leaf: crate::testing::TestLeaf) -> (Vec<CertificateDer<'static>>, SvidKey) {
+        let key = SvidKey::from_pkcs8(leaf.key.serialized_der()).unwrap();
+        (leaf.chain, key)
+    }
+
+    #[test]
+    fn survives_a_round_trip_through_pem() {
+        let root = TestAuthority::root("a");
+        let svid = root.leaf(ID).through(&root).svid();
+        let again = X509Svid::from_pem(svid.chain_pem().as_bytes(), svid.key().to_pem().as_bytes()).unwrap();
+        assert_eq!(again.chain(), svid.chain());
+        assert_eq!(again.id().as_str(), ID);
+        assert_eq!((again.not_before(), again.not_after()), (svid.not_before(), svid.not_after()));
+    }
+
+    #[test]
+    fn what_is_no_svid_is_told_apart() {
+        let root = TestAuthority::root("a");
+        let from = |leaf| {
+            let (chain, key) = parts(leaf);
+            X509Svid::from_parts(chain, key).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(from(root.leaf("spiffe://a")), InvalidSvid::NotSvid(NotSvid::NoPath));
+        let mut long = root.leaf(ID);
+        long.chain.extend(std::iter::repeat_n(root.der.clone(), 6));
+        assert_eq!(from(long), InvalidSvid::Bounds(ChainBounds::Certificates(7)));
+        let mut empty = root.leaf(ID);
+        empty.chain.clear();
+        assert_eq!(from(empty), InvalidSvid::Empty);
+        let mixed = X509Svid::from_parts(root.leaf(ID).chain, parts(root.leaf(ID)).1);
+        assert_eq!(mixed.unwrap_err(), InvalidSvid::KeyMismatch);
+        let key = SvidKey::generate().to_pem();
+        assert_eq!(X509Svid::from_pem(b"nothing", key.as_bytes()).unwrap_err(), InvalidSvid::Empty);
+        assert_eq!(
+            X509Svid::from_pem(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----", key.as_bytes())
+                .unwrap_err(),
+            InvalidSvid::NotPem
+        );
+    }
+
+    #[test]
+    fn request_asks_for_nothing() {
+        let csr = SvidKey::generate().csr();
+        let request = rcgen::CertificateSigningRequestParams::from_der(&csr.into()).unwrap();
+        assert!(request.params.subject_alt_names.is_empty());
+        assert!(request.params.distinguished_name.iter().next().is_none());
+        assert!(request.params.key_usages.is_empty());
+    }
+
+    #[test]
+    fn key_is_never_printed() {
+        let svid = TestAuthority::root("a").leaf(ID).svid();
+        let pem = svid.key().to_pem();
+        let printed = format!("{:?} {svid:?}", svid.key());
+        assert!(printed.contains("SvidKey(redacted)"));
+        assert!(!printed.contains(pem.lines().nth(1).unwrap()));
+    }
+}

@@ -178,7 +178,8 @@ fn b7_certificates_are_in_standard_base64() {
 #[test]
 fn b8_parameters_that_contradict_the_certificate_are_refused() {
     let published = |root: &CertificateDer<'static>| {
-        let bundle = Bundle::publish(td("a"), &[root.clone()], 1, REFRESH_HINT_DEFAULT, now()).unwrap();
+        let bundle =
+            Bundle::publish(td("a"), std::slice::from_ref(root), 1, REFRESH_HINT_DEFAULT, now()).unwrap();
         let document: Value = serde_json::from_slice(&bundle.to_json()).unwrap();
         document["keys"][0].clone()
     };
@@ -288,7 +289,8 @@ fn own_bundle_with_an_unusable_root_is_not_published() {
 #[test]
 fn published_document_is_exactly_this() {
     let root = certificate(P256);
-    let bundle = Bundle::publish(td("a"), &[root.clone()], 7, Duration::from_secs(60), now()).unwrap();
+    let bundle =
+        Bundle::publish(td("a"), std::slice::from_ref(&root), 7, Duration::from_secs(60), now()).unwrap();
     let x5c = STANDARD.encode(&root);
     let expected = concat!(
         r#"{"keys":[{"kty":"EC","use":"x509-svid","crv":"P-256","#,

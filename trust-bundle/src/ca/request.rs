@@ -37,7 +37,7 @@ pub(super) fn public_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, InvalidRequ
     }
     let (rest, request) =
         X509CertificationRequest::from_der(csr).map_err(|_malformed| InvalidRequest::Malformed)?;
-    if !rest.is_empty() {
+    if !rest.is_empty() || request.signature_value.unused_bits != 0 {
         return Err(InvalidRequest::Malformed);
     }
     let info = &request.certification_request_info.subject_pki;

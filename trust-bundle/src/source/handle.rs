@@ -50,3 +50,20 @@ impl SvidHandle {
         self.shared.generation.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::TestAuthority;
+
+    #[test]
+    fn replacement_is_seen_by_all_holders() {
+        let root = TestAuthority::root("a");
+        let handle = root.leaf("spiffe://a/x").handle();
+        let (reader, mut changed) = (handle.clone(), handle.subscribe());
+        let before = reader.current();
+        assert_eq!((reader.generation(), changed.has_changed().unwrap()), (1, false));
+        handle.replace(root.leaf("spiffe://a/x").svid());
+        assert_eq!((reader.generation(), *changed.borrow_and_update()), (2, 2));
+        assert_ne!(reader.current().chain(), before.chain());
+    }
+}

@@ -44,3 +44,47 @@ fn at(svid: &X509Svid, part: f64) -> UnixTime {
     let life = Duration::from_secs(to.saturating_sub(from));
     UnixTime::since_unix_epoch(Duration::from_secs(from) + life.mul_f64(part))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestAuthority, date, later, now};
+
+    /// An SVID that lives from now for so many seconds.
+    fn living(seconds: u64) -> (UnixTime, X509Svid) {
+        let from = now();
+        let leaf = TestAuthority::root("a").leaf_with(&["spiffe://a/x"], |p| {
+            p.not_before = date(from);
+            p.not_after = date(later(from, seconds));
+        });
+        (from, leaf.svid())
+    }
+
+    #[test]
+    fn v30_renewal_is_due_at_half_the_life_and_spread() {
+        let (from, svid) = living(1000);
+        for (jitter, due) in [(0.0, 450), (0.25, 475), (0.5, 500), (1.0, 550), (-3.0, 450), (7.0, 550)] {
+            assert_eq!(due_at(&svid, jitter), later(from, due), "{jitter}");
+        }
+        assert_eq!(due_at(&svid, f64::NAN), later(from, 500));
+        let (from, svid) = living(1);
+        assert_eq!(due_at(&svid, 0.5), from);
+    }
+
+    #[test]
+    fn v30_standing_worsens_with_age() {
+        let (from, svid) = living(1200);
+        let cases = [
+            (0, Standing::Fresh),
+            (799, Standing::Fresh),
+            (800, Standing::Late),
+            (899, Standing::Late),
+            (900, Standing::Alarming),
+            (1200, Standing::Alarming),
+            (1201, Standing::Expired),
+        ];
+        for (age, standing) in cases {
+            assert_eq!(standing_at(&svid, later(from, age)), standing, "{age}");
+        }
+    }
+}

@@ -86,6 +86,7 @@ fn snapshot_does_not_change_under_its_reader() {
 #[test]
 fn clones_share_one_store() {
     let store = TrustStore::new();
-    store.clone().put(bundle("a", &[&TestAuthority::root("a")], 1)).unwrap();
-    assert!(store.load().bundle(&td("a")).is_some());
+    let other = store.clone();
+    store.put(bundle("a", &[&TestAuthority::root("a")], 1)).unwrap();
+    assert!(other.load().bundle(&td("a")).is_some());
 }
