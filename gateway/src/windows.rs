@@ -34,6 +34,9 @@ impl Windows {
     /// One stream of 512 KiB carries 84 Mbit/s over a round trip of 50 ms.
     pub const LINK: Self = Self { streams: 100, stream: 512 << 10, connection: 64 << 20 };
 
+    /// For clients of listeners and for h2c endpoints, which are near.
+    pub const CLIENTS: Self = Self { streams: 100, stream: 256 << 10, connection: 32 << 20 };
+
     pub const fn new(streams: u32, stream: u32, connection: u32) -> Result<Self, Stallable> {
         let windows = Self { streams, stream, connection };
         if windows.never_stall() { Ok(windows) } else { Err(Stallable { streams, stream, connection }) }
@@ -109,7 +112,7 @@ const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 /// A CONNECT request has a handful of short headers.
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
-const _: () = assert!(Windows::LINK.never_stall());
+const _: () = assert!(Windows::LINK.never_stall() && Windows::CLIENTS.never_stall());
 
 #[cfg(test)]
 mod tests {

@@ -9,21 +9,21 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 
 /// Streams that outlast the SVID which opened them may go on for this long.
-pub const GRACE_AFTER_EXPIRY: Duration = Duration::from_secs(600);
+pub(super) const GRACE_AFTER_EXPIRY: Duration = Duration::from_secs(600);
 
 /// When a link that begins now shall have been replaced; `jitter` is in 0..1.
-pub fn replace_after(own_life_left: Duration, peer_life_left: Duration, jitter: f64) -> Duration {
+pub(super) fn replace_after(own_life_left: Duration, peer_life_left: Duration, jitter: f64) -> Duration {
     let by_life = own_life_left.min(peer_life_left).mul_f64(0.6 + 0.2 * jitter);
     let by_age = AGE_MAX.mul_f64(0.8 + 0.2 * jitter);
     by_life.min(by_age).max(AGE_MIN)
 }
 
 /// When a connection ends for good that was authenticated by an SVID until `not_after`.
-pub fn ends_after(not_after: UnixTime, now: UnixTime) -> Duration {
+pub(super) fn ends_after(not_after: UnixTime, now: UnixTime) -> Duration {
     life_left(not_after, now) + GRACE_AFTER_EXPIRY
 }
 
-pub fn life_left(not_after: UnixTime, now: UnixTime) -> Duration {
+pub(super) fn life_left(not_after: UnixTime, now: UnixTime) -> Duration {
     Duration::from_secs(not_after.as_secs().saturating_sub(now.as_secs()))
 }
 

@@ -7,24 +7,20 @@ use rand::Rng;
 
 /// Counts failures in a row of one address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Backoff {
+pub(super) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// The wait after one more failure: anything up to a ceiling that doubles each time.
-    pub fn fail(&mut self, rng: &mut impl Rng) -> Duration {
+    pub(super) fn fail(&mut self, rng: &mut impl Rng) -> Duration {
         let ceiling = CEILING_FIRST.saturating_mul(1 << self.failures.min(DOUBLINGS_MAX)).min(CEILING_MAX);
         self.failures = self.failures.saturating_add(1);
         ceiling.mul_f64(rng.random_range(0.0..=1.0)).max(WAIT_MIN)
     }
 
-    pub fn succeed(&mut self) {
+    pub(super) fn succeed(&mut self) {
         self.failures = 0;
-    }
-
-    pub fn failures(&self) -> u32 {
-        self.failures
     }
 }
 
@@ -69,7 +65,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(3);
         let mut backoff = Backoff { failures: u32::MAX };
         backoff.fail(&mut rng);
-        assert_eq!(backoff.failures(), u32::MAX);
+        assert_eq!(backoff.failures, u32::MAX);
         backoff.succeed();
         assert!(backoff.fail(&mut rng) <= CEILING_FIRST);
     }

@@ -10,13 +10,13 @@ use federation::model::ServiceName;
 use serde::{Deserialize, Serialize};
 
 /// The version that we speak; the other end's may differ as long as it is not older than `VERSION_MIN`.
-pub const VERSION: u32 = 1;
-pub const VERSION_MIN: u32 = 1;
+pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION_MIN: u32 = 1;
 
 /// One line of the control stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
-pub enum Message {
+pub(super) enum Message {
     /// The first message of each end; again whenever the number of replicas has changed.
     Hello(Hello),
     /// To be answered at once.
@@ -38,11 +38,11 @@ pub enum Message {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    pub version: u32,
-    pub replica: ReplicaId,
+pub(super) struct Hello {
+    pub(super) version: u32,
+    pub(super) replica: ReplicaId,
     /// How many gateways the sender's cluster runs.
-    pub replicas: u32,
+    pub(super) replicas: u32,
 }
 
 /// Tells the gateways of one cluster apart; new with each start of a process.
@@ -66,7 +66,7 @@ pub struct ServiceReadiness {
 
 /// Why a control stream cannot go on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidMessage {
+pub(super) enum InvalidMessage {
     #[error("a message is longer than {LINE_BYTES_MAX} bytes")]
     TooLong,
     #[error("not a message: {0}")]
@@ -78,14 +78,14 @@ pub enum InvalidMessage {
 }
 
 impl Message {
-    pub fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let mut line = serde_json::to_vec(self).expect("a message has only string keys");
         line.push(b'\n');
         line.into()
     }
 
     /// Says any number of services, in as many messages as it takes.
-    pub fn ready(services: &[ServiceReadiness]) -> impl Iterator<Item = Self> {
+    pub(super) fn ready(services: &[ServiceReadiness]) -> impl Iterator<Item = Self> {
         services.chunks(SERVICES_PER_MESSAGE_MAX).map(|some| Self::Ready { services: some.to_vec() })
     }
 
@@ -128,19 +128,19 @@ impl From<ReplicaId> for String {
 
 /// Finds messages in the bytes of a control stream, wherever they were cut.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub(super) struct Decoder {
     unread: BytesMut,
     /// So many bytes from the start are known to hold no end of line.
     searched: usize,
 }
 
 impl Decoder {
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         self.unread.extend_from_slice(bytes);
     }
 
     /// The next whole message; none until more bytes come.
-    pub fn next(&mut self) -> Result<Option<Message>, InvalidMessage> {
+    pub(super) fn next(&mut self) -> Result<Option<Message>, InvalidMessage> {
         let Some(end) = self.unread[self.searched..].iter().position(|b| *b == b'\n') else {
             self.searched = self.unread.len();
             let too_long = self.searched > LINE_BYTES_MAX;

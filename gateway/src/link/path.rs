@@ -8,55 +8,61 @@
 use std::time::{Duration, Instant};
 
 /// How often a link is probed; five answers are missed before a path is out.
-pub const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is known of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PathState {
-    /// None while the path is out.
+pub(super) struct PathState {
     last_answer: Option<Instant>,
+    up: bool,
     smoothed: Option<Duration>,
 }
 
 /// A path changed sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(super) enum Change {
     WentUp,
     WentDown,
 }
 
 impl PathState {
     /// A probe was answered.
-    pub fn answered(&mut self, round_trip: Duration, now: Instant) -> Option<Change> {
+    pub(super) fn answered(&mut self, round_trip: Duration, now: Instant) -> Option<Change> {
         // An answer that waited out an outage measures the outage, not the path.
         let sample = round_trip.min(self.patience());
         self.smoothed = Some(self.smoothed.map_or(sample, |smoothed| (smoothed * 7 + sample) / 8));
-        let was_up = self.last_answer.replace(now).is_some();
+        self.last_answer = Some(now);
+        let was_up = std::mem::replace(&mut self.up, true);
         (!was_up).then_some(Change::WentUp)
     }
 
     /// Time passed.
-    pub fn observe(&mut self, now: Instant) -> Option<Change> {
+    pub(super) fn observe(&mut self, now: Instant) -> Option<Change> {
         let overdue = self.deadline().is_some_and(|deadline| now >= deadline);
         if overdue { self.lose() } else { None }
     }
 
     /// Nothing is connected and nothing can be: no need to wait for probes.
-    pub fn lose(&mut self) -> Option<Change> {
-        self.last_answer.take().map(|_| Change::WentDown)
+    pub(super) fn lose(&mut self) -> Option<Change> {
+        std::mem::replace(&mut self.up, false).then_some(Change::WentDown)
     }
 
-    pub fn is_up(&self) -> bool {
-        self.last_answer.is_some()
+    pub(super) fn is_up(&self) -> bool {
+        self.up
     }
 
-    pub fn round_trip(&self) -> Option<Duration> {
+    /// How long ago the last answer came; nothing before the first.
+    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+        self.last_answer.map_or(Duration::ZERO, |last| now.saturating_duration_since(last))
+    }
+
+    pub(super) fn round_trip(&self) -> Option<Duration> {
         self.smoothed
     }
 
     /// When the path goes out unless an answer comes; none while it is out.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.last_answer.map(|last| last + self.patience())
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.last_answer.filter(|_| self.up).map(|last| last + self.patience())
     }
 
     fn patience(&self) -> Duration {

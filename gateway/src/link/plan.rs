@@ -112,8 +112,9 @@ impl Plan {
         self.extra = extra.min(EXTRA_MAX);
     }
 
-    pub(super) fn extra(&self) -> usize {
-        self.extra
+    /// Replicas that shall each have a link.
+    pub(super) fn replicas(&self) -> usize {
+        self.replicas
     }
 
     /// Wants no links any more: all are retired.
@@ -121,9 +122,8 @@ impl Plan {
         self.stopped = true;
     }
 
-    /// Nothing is connected.
-    pub(super) fn is_empty(&self) -> bool {
-        self.links.is_empty()
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// Says what to do next; none until something happens, or until [`Self::wakes`].
@@ -278,6 +278,13 @@ impl Plan {
     }
 }
 
+/// Links beyond one for each replica that carry `demand` streams with a quarter to spare.
+pub(super) fn extra_for(demand: usize, replicas: usize) -> usize {
+    demand.div_ceil(STREAMS_PER_LINK).saturating_sub(replicas)
+}
+
+/// Three quarters of what a link can carry.
+const STREAMS_PER_LINK: usize = 75;
 /// More replicas than this are reached through those that have links.
 const REPLICAS_LINKED_MAX: usize = 4;
 /// With 100 streams a link, 1600 requests at once to one peer.

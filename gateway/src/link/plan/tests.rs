@@ -251,10 +251,9 @@ fn stopping_retires_all_and_dials_nothing() {
     world.plan.stop();
     assert_eq!(world.steps(), []);
     assert_eq!(world.retired, [1, 2]);
-    assert!(!world.plan.is_empty());
     world.plan.closed(1, world.now, &mut world.rng);
     world.plan.closed(2, world.now, &mut world.rng);
-    assert!(world.plan.is_empty() && world.steps().is_empty());
+    assert!(world.steps().is_empty() && world.plan.is_stopped());
 }
 
 #[test]
@@ -262,4 +261,11 @@ fn a_peer_without_addresses_is_not_dialled() {
     let mut world = World::new(&[]);
     assert_eq!(world.steps(), []);
     assert_eq!(world.plan.wakes(world.now), None);
+}
+
+#[test]
+fn a_quarter_of_the_streams_is_kept_free() {
+    for (demand, replicas, extra) in [(0, 1, 0), (75, 1, 0), (76, 1, 1), (300, 4, 0), (1000, 1, 13)] {
+        assert_eq!(extra_for(demand, replicas), extra, "{demand} {replicas}");
+    }
 }
