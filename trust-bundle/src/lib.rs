@@ -39,7 +39,7 @@ mod registry;
 mod digest;
 mod file;
 mod key;
-mod pem;
+pub mod pem;
 mod random;
 
 #[cfg(test)]

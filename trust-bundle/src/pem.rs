@@ -6,7 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 /// RFC 7468 wraps the base64 text after so many characters.
 const LINE_LENGTH: usize = 64;
 
-pub(crate) fn encode(label: &str, der: &[u8]) -> String {
+/// The text of one block: `CERTIFICATE`, `CERTIFICATE REQUEST`, `PRIVATE KEY`.
+pub fn encode(label: &str, der: &[u8]) -> String {
     // Room for all of it at once: growing would leave copies of a secret behind.
     let mut text = String::with_capacity(der.len() * 2 + 2 * label.len() + 64);
     text.push_str(&format!("-----BEGIN {label}-----\n"));
