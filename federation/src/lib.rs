@@ -9,8 +9,10 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod issuer;
+pub mod kubernetes;
 pub mod model;
 pub mod peering;
 pub mod snapshot;
