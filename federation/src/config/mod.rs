@@ -1,3 +1,19 @@
-//! What an operator writes: the static file, and the directory of Kubernetes-shaped documents.
+//! Configuration: the static file that a process starts with, and the directory that it watches.
+//!
+//! The static file is small and read once. Each of its settings stands in one table, `settings`, with
+//! its kind, default and meaning; parser, schema, environment and `--set` all come from that table, so
+//! they cannot disagree. Everything that is wrong is said at once, with paths. This is the only place
+//! that reads the process environment.
 
+mod error;
+mod overrides;
+mod schema;
+mod settings;
+mod tree;
+mod validated;
 pub(crate) mod yaml;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use overrides::{InvalidOverride, Overrides};
+pub use schema::schema;
+pub use validated::{Config, GatewayConfig, StoreConfig, TrustConfig};

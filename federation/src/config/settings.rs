@@ -1,0 +1,178 @@
+//! The table of all settings of the static file.
+
+use Fallback::{Derived, Value};
+
+/// What a setting holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    ClusterName,
+    TrustDomain,
+    Text,
+    Path,
+    SocketAddress,
+    IpAddress,
+    /// A list of `host:port`.
+    GatewayAddresses,
+    Network,
+    Duration,
+}
+
+/// What applies if nobody says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fallback {
+    Value(&'static str),
+    /// Follows from another setting; the text says how.
+    Derived(&'static str),
+}
+
+/// One setting.
+#[derive(Debug)]
+pub(super) struct Setting {
+    pub(super) path: &'static str,
+    pub(super) kind: Kind,
+    pub(super) fallback: Fallback,
+    pub(super) meaning: &'static str,
+}
+
+const fn setting(path: &'static str, kind: Kind, fallback: Fallback, meaning: &'static str) -> Setting {
+    Setting { path, kind, fallback, meaning }
+}
+
+pub(super) const SETTINGS: &[Setting] = &[
+    setting(
+        "cluster",
+        Kind::ClusterName,
+        Value("local"),
+        "Name of this cluster; unique among its peers, never changed",
+    ),
+    setting(
+        "trustDomain",
+        Kind::TrustDomain,
+        Derived("<cluster>.isthmus.internal"),
+        "SPIFFE trust domain of this cluster",
+    ),
+    setting("locality.region", Kind::Text, Value(""), "Region that this cluster runs in"),
+    setting("locality.zone", Kind::Text, Value(""), "Zone within the region"),
+    setting("locality.subZone", Kind::Text, Value(""), "Part of the zone, for example a rack"),
+    setting(
+        "store.embedded.path",
+        Kind::Path,
+        Value("./data"),
+        "Directory of the embedded store and of the CA; mode 0700",
+    ),
+    setting(
+        "config.directory",
+        Kind::Path,
+        Value("./conf.d"),
+        "Directory of Kubernetes-shaped YAML documents, watched",
+    ),
+    setting(
+        "gateway.mesh.address",
+        Kind::SocketAddress,
+        Value("127.0.0.1:15080"),
+        "Where workloads send HTTP for other services, TLS or plain; also a forward proxy",
+    ),
+    setting(
+        "gateway.eastWest.address",
+        Kind::SocketAddress,
+        Value("127.0.0.1:15443"),
+        "The one port between clusters: links, federation, joins",
+    ),
+    setting(
+        "gateway.eastWest.advertise",
+        Kind::GatewayAddresses,
+        Derived("the address of gateway.eastWest"),
+        "Where other clusters reach that port: host:port, at most 8",
+    ),
+    setting(
+        "gateway.ingress.address",
+        Kind::IpAddress,
+        Value("0.0.0.0"),
+        "Address of the listeners of Gateway objects that name none",
+    ),
+    setting(
+        "gateway.virtual.pool",
+        Kind::Network,
+        Derived("a /20 within 127.64.0.0/10 by the cluster's name"),
+        "Addresses for services of other clusters; local to this machine by default",
+    ),
+    setting(
+        "dns.address",
+        Kind::SocketAddress,
+        Value("127.0.0.1:15053"),
+        "DNS for clusterset.local and isthmus.internal",
+    ),
+    setting("admin.address", Kind::SocketAddress, Value("127.0.0.1:15000"), "Admin API, metrics, readiness"),
+    setting(
+        "trust.svidTtl",
+        Kind::Duration,
+        Value("24h"),
+        "Lifetime of the SVIDs of our own processes; at least 10s",
+    ),
+    setting(
+        "trust.workloadSvidTtl",
+        Kind::Duration,
+        Value("1h"),
+        "Lifetime of the SVIDs of workloads; at least 10s",
+    ),
+    setting("trust.rootTtl", Kind::Duration, Value("365days"), "Lifetime of a new root of the built-in CA"),
+];
+
+/// The setting of a path.
+pub(super) fn find(path: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.path == path)
+}
+
+/// Does a path lead on to settings.
+pub(super) fn is_section(path: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// The known path nearest to a mistyped one.
+pub(super) fn nearest(path: &str) -> Option<&'static str> {
+    let candidates = SETTINGS.iter().map(|setting| setting.path);
+    candidates
+        .map(|known| (distance(path, known), known))
+        .min()
+        .filter(|(distance, _)| *distance <= 4)
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein distance without regard to case.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<u8> = b.to_ascii_lowercase().into_bytes();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.to_ascii_lowercase().into_bytes().into_iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistyped_paths_are_near_their_setting() {
+        for (typed, meant) in [
+            ("gateway.mesh.adress", Some("gateway.mesh.address")),
+            ("trustdomain", Some("trustDomain")),
+            ("dns.addr", Some("dns.address")),
+            ("something.else.entirely", None),
+        ] {
+            assert_eq!(nearest(typed), meant, "{typed}");
+        }
+    }
+
+    #[test]
+    fn sections_are_what_leads_on() {
+        assert!(is_section("gateway") && is_section("gateway.mesh") && is_section("store"));
+        assert!(!is_section("cluster") && !is_section("gate") && !is_section(""));
+    }
+}
