@@ -5,6 +5,7 @@
 //! they cannot disagree. Everything that is wrong is said at once, with paths. This is the only place
 //! that reads the process environment.
 
+mod applied;
 mod error;
 mod overrides;
 mod schema;
@@ -13,6 +14,7 @@ mod tree;
 mod validated;
 pub(crate) mod yaml;
 
+pub use applied::{Applied, AppliedDocuments, ApplyOutcome};
 pub use error::{ConfigError, ConfigErrors};
 pub use overrides::{InvalidOverride, Overrides};
 pub use schema::schema;
