@@ -122,6 +122,20 @@ fn v20_server_ignores_a_client_that_would_resume() {
 }
 
 #[test]
+fn v20_client_does_not_resume_where_it_could() {
+    let world = World::new();
+    let mut server = ServerConfig::clone(&world.server(&world.b.leaf(B)));
+    server.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
+    server.send_tls13_tickets = 2;
+    let (client, server) = (world.client(&world.a.leaf(A), B), Arc::new(server));
+    for _ in 0..2 {
+        let (client, _) = handshake(&client, &server).unwrap();
+        assert_eq!(client.tls13_tickets_received(), 2);
+        assert_eq!(client.handshake_kind(), Some(HandshakeKind::Full));
+    }
+}
+
+#[test]
 fn removed_domain_is_refused_with_the_same_configurations() {
     let world = World::new();
     let (client, server) = (world.client(&world.a.leaf(A), B), world.server(&world.b.leaf(B)));
