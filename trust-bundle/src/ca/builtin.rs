@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 
-use super::journal::{InvalidJournal, Journal};
+use super::journal::{InvalidJournal, Journal, Publishing};
 use super::request::{self, InvalidRequest};
 use super::signer::Signer;
 use super::template::{self, NoValidity, Validity};
@@ -141,8 +141,8 @@ impl BuiltinCa {
         now: UnixTime,
     ) -> Result<Self, CaError> {
         file::make_directory(directory).map_err(at(directory))?;
-        // A journal without certificates is what an interrupted creation leaves; any other is a loss.
-        if read_journal(directory)?.is_some_and(|journal| journal.has_issued()) {
+        // An unused journal is what an interrupted creation leaves; beside any other a root is lost.
+        if read_journal(directory)?.is_some_and(|journal| journal.is_in_use()) {
             return Err(CaError::Missing { path: directory.join(ROOT_FILE) });
         }
         let key = match read_key(directory)? {
@@ -181,9 +181,11 @@ impl BuiltinCa {
             return Err(CaError::KeyMismatch { path });
         }
         let journal = read_journal(directory)?.ok_or_else(|| missing(JOURNAL_FILE))?;
-        let roots = [root.clone()];
-        let hint = settings.refresh_hint;
-        let bundle = Bundle::publish(trust_domain.clone(), &roots, journal.sequence(), hint, now)?;
+        let publish = |sequence| {
+            let roots = std::slice::from_ref(&root);
+            Bundle::publish(trust_domain.clone(), roots, sequence, settings.refresh_hint, now)
+        };
+        let (bundle, journal) = number(directory, journal, publish)?;
         Ok(Self {
             directory: directory.to_owned(),
             trust_domain,
@@ -353,6 +355,23 @@ fn read_journal(directory: &Path) -> Result<Option<Journal>, CaError> {
     let content = file::read(&path).map_err(at(&path))?;
     let journal = content.map(|content| Journal::parse(&content)).transpose();
     journal.map_err(|source| CaError::Journal { path, source })
+}
+
+/// The bundle under a number that it shares with no other content; durable before anybody sees it (B2).
+fn number(
+    directory: &Path,
+    journal: Journal,
+    publish: impl Fn(u64) -> Result<Bundle, InvalidBundle>,
+) -> Result<(Bundle, Journal), CaError> {
+    let bundle = publish(journal.sequence())?;
+    match journal.publishing(&bundle.digest()) {
+        Publishing::Known => Ok((bundle, journal)),
+        Publishing::First(journal) => {
+            write_journal(directory, &journal).map_err(at(&directory.join(JOURNAL_FILE)))?;
+            Ok((bundle, journal))
+        }
+        Publishing::NeedsNumber(journal) => number(directory, journal, publish),
+    }
 }
 
 fn write_journal(directory: &Path, journal: &Journal) -> io::Result<()> {

@@ -1,5 +1,8 @@
 //! What a CA must not forget: the number of its bundle, and until when its certificates may live.
 //!
+//! Other content of the bundle means another number (B2), whatever changed it: a setting, a root, a
+//! newer version of this program. So the journal holds the digest of what was published last.
+//!
 //! Only the latest end per authority has to be durable (RT4). It is written rounded up, so that most
 //! certificates need no write; an authority is then retired a little later than it could be.
 
@@ -10,6 +13,7 @@ use rustls::pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::AuthorityId;
+use crate::digest::Hex;
 use crate::spiffe_id::TrustDomain;
 
 /// The layout of the file; a file with a higher number was written by a newer version.
@@ -24,8 +28,22 @@ pub(super) struct Journal {
     version: u32,
     trust_domain: TrustDomain,
     sequence: u64,
+    /// SHA-256 in hex of the bundle with that number, once there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    published: Option<String>,
     /// Seconds since 1970 per authority.
     latest_not_after: BTreeMap<AuthorityId, u64>,
+}
+
+/// What the journal says to a bundle under its present number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Publishing {
+    /// It was published under this number.
+    Known,
+    /// Nothing was published under this number yet; now this is.
+    First(Journal),
+    /// Other content was published under this number: here is the next one.
+    NeedsNumber(Journal),
 }
 
 /// Why the journal of a CA cannot be used.
@@ -41,7 +59,13 @@ pub enum InvalidJournal {
 
 impl Journal {
     pub(super) fn new(trust_domain: TrustDomain) -> Self {
-        Self { version: VERSION, trust_domain, sequence: 1, latest_not_after: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            trust_domain,
+            sequence: 1,
+            published: None,
+            latest_not_after: BTreeMap::new(),
+        }
     }
 
     pub(super) fn parse(content: &[u8]) -> Result<Self, InvalidJournal> {
@@ -67,8 +91,23 @@ impl Journal {
         self.sequence
     }
 
-    pub(super) fn has_issued(&self) -> bool {
-        !self.latest_not_after.is_empty()
+    /// The journal of a bundle with this digest under the present number, if that is news.
+    pub(super) fn publishing(&self, digest: &[u8; 32]) -> Publishing {
+        let digest = Hex(digest).to_string();
+        match &self.published {
+            Some(published) if *published == digest => Publishing::Known,
+            Some(_) => Publishing::NeedsNumber(Self {
+                sequence: self.sequence.saturating_add(1),
+                published: None,
+                ..self.clone()
+            }),
+            None => Publishing::First(Self { published: Some(digest), ..self.clone() }),
+        }
+    }
+
+    /// Whether anybody may have seen anything of this CA.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.published.is_some() || !self.latest_not_after.is_empty()
     }
 
     /// No certificate of this authority lives longer; none means that it has issued nothing.
@@ -102,13 +141,24 @@ mod tests {
         let (one, other) = (AuthorityId::from([1; 32]), AuthorityId::from([2; 32]));
         let ttl = Duration::from_secs(3600);
         let journal = Journal::new(TrustDomain::try_from("td").unwrap());
-        assert!(!journal.has_issued());
+        assert!(!journal.is_in_use());
         let journal = journal.with(one, at(10_000), ttl).unwrap();
-        assert!(journal.has_issued());
+        assert!(journal.is_in_use());
         assert_eq!(journal.latest_not_after(&one), Some(at(10_450)));
         assert_eq!(journal.with(one, at(10_450), ttl), None);
         assert_eq!(journal.with(one, at(10_451), ttl).unwrap().latest_not_after(&one), Some(at(10_901)));
         assert_eq!(journal.latest_not_after(&other), None);
+    }
+
+    #[test]
+    fn b2_other_content_gets_another_number() {
+        let journal = Journal::new(TrustDomain::try_from("td").unwrap());
+        let Publishing::First(journal) = journal.publishing(&[1; 32]) else { panic!("{journal:?}") };
+        assert!(journal.is_in_use());
+        assert_eq!(journal.publishing(&[1; 32]), Publishing::Known);
+        let Publishing::NeedsNumber(next) = journal.publishing(&[2; 32]) else { panic!("{journal:?}") };
+        assert_eq!((journal.sequence(), next.sequence()), (1, 2));
+        assert!(matches!(next.publishing(&[3; 32]), Publishing::First(_)));
     }
 
     #[test]

@@ -313,6 +313,21 @@ fn ca_is_the_same_after_a_restart() {
 }
 
 #[test]
+fn b2_changed_bundle_gets_the_next_number_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let with_hint = |seconds| {
+        let settings = CaSettings { refresh_hint: Duration::from_secs(seconds), ..CaSettings::default() };
+        BuiltinCa::open(directory.path(), td("onprem"), settings, now()).unwrap().bundle()
+    };
+    let first = with_hint(300);
+    let second = with_hint(60);
+    assert_eq!((first.sequence(), second.sequence()), (Some(1), Some(2)));
+    assert_eq!(second.succeeds(&first), Ok(Succession::Newer));
+    assert_eq!(with_hint(60).succeeds(&second), Ok(Succession::Same));
+    assert_eq!(with_hint(300).sequence(), Some(3));
+}
+
+#[test]
 fn exposed_key_is_refused_with_its_remedy() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).unwrap();
@@ -331,12 +346,14 @@ fn exposed_key_is_refused_with_its_remedy() {
 fn interrupted_creation_is_finished() {
     let whole = tempfile::tempdir().unwrap();
     open(whole.path()).unwrap();
-    for left in [vec!["ca.key"], vec!["ca.key", "ca.json"]] {
+    let key = fs::read(whole.path().join("ca.key")).unwrap();
+    let journal = journal::Journal::new(td("onprem")).to_json();
+    for left in [vec![("ca.key", &key)], vec![("ca.key", &key), ("ca.json", &journal)]] {
         let directory = tempfile::tempdir().unwrap();
-        for file in &left {
-            fs::copy(whole.path().join(file), directory.path().join(file)).unwrap();
+        for (file, content) in &left {
+            fs::write(directory.path().join(file), content).unwrap();
+            fs::set_permissions(directory.path().join(file), fs::Permissions::from_mode(0o600)).unwrap();
         }
-        let key = fs::read(directory.path().join("ca.key")).unwrap();
         issue(&open(directory.path()).unwrap(), HOUR, now()).unwrap();
         assert_eq!(fs::read(directory.path().join("ca.key")).unwrap(), key, "{left:?}");
     }
@@ -346,7 +363,7 @@ fn interrupted_creation_is_finished() {
 fn nothing_is_made_anew_beside_the_rest_of_a_ca() {
     for lost in ["ca.key", "ca.crt", "ca.json"] {
         let directory = tempfile::tempdir().unwrap();
-        issue(&open(directory.path()).unwrap(), HOUR, now()).unwrap();
+        open(directory.path()).unwrap();
         fs::remove_file(directory.path().join(lost)).unwrap();
         match open(directory.path()) {
             Err(CaError::Missing { path }) => assert_eq!(path, directory.path().join(lost)),

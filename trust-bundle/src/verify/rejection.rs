@@ -72,7 +72,10 @@ impl Rejection {
 
     /// The rejection that made a handshake fail, if it was one.
     pub fn in_tls(error: &rustls::Error) -> Option<&Self> {
+        // rustls sees for itself that a certificate is missing.
+        static NO_CERTIFICATE: Rejection = Rejection::NoCertificate;
         match error {
+            rustls::Error::NoCertificatesPresented => Some(&NO_CERTIFICATE),
             rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
                 inner.downcast_ref()
             }
