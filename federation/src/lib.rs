@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod dns;
 pub mod issuer;
 pub mod kubernetes;
 pub mod model;
