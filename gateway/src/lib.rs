@@ -13,6 +13,7 @@ pub mod router;
 pub mod snapshot;
 pub mod telemetry;
 pub mod tunnel;
+pub mod upstream;
 pub mod windows;
 
 // Small mechanisms that know nothing of the above.

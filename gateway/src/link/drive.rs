@@ -47,7 +47,7 @@ pub(super) async fn http(
     }
     // No more probes: either its streams end, or the connection does.
     let mut tick = ticks();
-    while !http2.is_closed() && !line.connection.is_cut() {
+    while !http2.is_closed() && !line.connection().is_cut() {
         tokio::select! {
             _ = tick.tick() => {}
             () = retired_and_idle(&line) => return,
@@ -191,7 +191,7 @@ impl Driver<'_> {
             return Alive::Yes;
         }
         tracing::warn!(peer = %self.line.peer, remote = %self.line.remote, "a link is silent, it is cut");
-        self.line.connection.cut();
+        self.line.connection().cut();
         Alive::No
     }
 

@@ -71,9 +71,9 @@ impl Establisher {
             Protocol::Http => &lender.http.freed,
             Protocol::Tunnel => &lender.tunnels.freed,
         };
-        let connection = dialled.io.connection().clone();
+        let facts = dialled.io.facts().clone();
         let (name, remote) = (peer.name.clone(), dialled.remote);
-        let line = Line::new(name, protocol, address, remote, connection, clock::now(), freed.clone());
+        let line = Line::new(name, protocol, address, remote, facts, clock::now(), freed.clone());
         match protocol {
             Protocol::Http => self.http(line, dialled).await.map(|new| New::Http(Box::new(new))),
             Protocol::Tunnel => self.tunnels(line, dialled).await.map(|new| New::Tunnels(Box::new(new))),

@@ -123,7 +123,7 @@ impl Keeper {
 
     fn end(&mut self) {
         for line in self.http.lines().chain(self.tunnels.lines()) {
-            line.connection.cut();
+            line.connection().cut();
         }
         self.http.live.clear();
         self.tunnels.live.clear();

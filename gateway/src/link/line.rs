@@ -18,6 +18,7 @@ use trust_bundle::Connection;
 
 use super::dial::Protocol;
 use super::message::ReplicaId;
+use crate::connection::Facts;
 
 /// What is the matter with a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -43,7 +44,7 @@ pub(super) struct Line {
     pub(super) protocol: Protocol,
     pub(super) address: GatewayAddress,
     pub(super) remote: SocketAddr,
-    pub(super) connection: Arc<Connection>,
+    pub(super) facts: Facts,
     pub(super) opened: Instant,
     pub(super) replica: OnceLock<ReplicaId>,
     condition: AtomicU8,
@@ -105,7 +106,7 @@ impl Line {
         protocol: Protocol,
         address: GatewayAddress,
         remote: SocketAddr,
-        connection: Arc<Connection>,
+        facts: Facts,
         opened: Instant,
         freed: Arc<Notify>,
     ) -> Arc<Self> {
@@ -114,7 +115,7 @@ impl Line {
             protocol,
             address,
             remote,
-            connection,
+            facts,
             opened,
             replica: OnceLock::new(),
             condition: AtomicU8::new(Condition::Serving as u8),
@@ -127,7 +128,11 @@ impl Line {
     }
 
     pub(super) fn id(&self) -> u64 {
-        self.connection.id()
+        self.connection().id()
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        self.facts.connection()
     }
 
     pub(super) fn condition(&self) -> Condition {
@@ -196,8 +201,8 @@ impl Loan {
     }
 
     /// The connection that the stream is on.
-    pub fn connection(&self) -> &Arc<Connection> {
-        &self.line.connection
+    pub fn facts(&self) -> &Facts {
+        &self.line.facts
     }
 }
 

@@ -10,10 +10,10 @@ use federation::model::ServiceName;
 use http::{HeaderMap, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
-use trust_bundle::Connection;
 
 use super::lender::{Lender, NoStream};
 use super::line::Loan;
+use crate::connection::Facts;
 use crate::fault::Fault;
 use crate::headers;
 use crate::tunnel::Tunnel;
@@ -131,8 +131,8 @@ fn request(to: &ServiceName, port: u16, headers: &HeaderMap) -> Result<Request<(
 
 impl BorrowedTunnel {
     /// The link that it is on.
-    pub fn connection(&self) -> &Arc<Connection> {
-        self.loan.connection()
+    pub fn facts(&self) -> &Facts {
+        self.loan.facts()
     }
 }
 
