@@ -13,8 +13,10 @@ mod addresses;
 mod admission;
 mod apply;
 mod backends;
+mod driver;
 mod event;
 mod listeners;
+mod memory;
 mod merge;
 mod objects;
 mod peers;
@@ -26,5 +28,6 @@ mod tests;
 
 pub use addresses::{AddressPool, Allocation, InvalidPool, PoolExhausted};
 pub use apply::{Catalog, Effects, NameClaim};
+pub use driver::{CatalogDriver, CatalogHandle, Loading};
 pub use event::{EndpointSlice, Event, Gateway, GatewayListener, Object, Route, RoutesFrom, Source};
 pub use status::{Condition, ConditionKind, ObjectStatus, Verdict};

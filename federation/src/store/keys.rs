@@ -12,6 +12,7 @@
 //!            /import/<cluster>/sync          how far the peer's stream was received
 //!            /import/<cluster>/svc/<ns>/<svc>
 //!            /address/<ns>/<svc>             a service's number in the pool
+//!            /claim/<ns>/<svc>               who contributed first to a name
 //!            /document/<kind>/<ns>/<name>    when a file's document was first seen
 //!            /applied/<kind>/<ns>/<name>     a document that `isthmus apply` brought
 //! ```
@@ -41,6 +42,7 @@ pub enum Place {
     ImportSync(ClusterName),
     Import(ClusterName, ServiceName),
     Address(ServiceName),
+    Claim(ServiceName),
     Document(ObjectKey),
     Applied(ObjectKey),
 }
@@ -71,6 +73,7 @@ impl Place {
                 format!("import/{peer}/svc/{}/{}", service.namespace, service.name)
             }
             Self::Address(service) => format!("address/{}/{}", service.namespace, service.name),
+            Self::Claim(service) => format!("claim/{}/{}", service.namespace, service.name),
             Self::Document(object) => format!("document/{}", object_path(object)),
             Self::Applied(object) => format!("applied/{}", object_path(object)),
         };
@@ -91,6 +94,7 @@ impl Place {
             ["import", peer, "sync"] => Self::ImportSync(name(peer)?),
             ["import", peer, "svc", ns, svc] => Self::Import(name(peer)?, service(ns, svc)?),
             ["address", ns, svc] => Self::Address(service(ns, svc)?),
+            ["claim", ns, svc] => Self::Claim(service(ns, svc)?),
             ["document", kind, ns, object] => Self::Document(read_object(kind, ns, object)?),
             ["applied", kind, ns, object] => Self::Applied(read_object(kind, ns, object)?),
             _ => return None,
@@ -141,6 +145,10 @@ pub fn imports_of(peer: &ClusterName) -> Prefix {
 
 pub fn addresses() -> Prefix {
     prefix("address/")
+}
+
+pub fn claims() -> Prefix {
+    prefix("claim/")
 }
 
 pub fn documents() -> Prefix {

@@ -1,0 +1,187 @@
+//! What the catalog must remember longer than a process lives, kept in the store.
+//!
+//! Three things decide the same after a restart as before it: when a file's document was first seen
+//! (precedence and conflicts go by age), which address a service has, and who contributed first to a
+//! name (T5). An answer becomes an event only once it is durable.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::{AddressPool, Catalog, Effects, Event, Source};
+use crate::model::{ClusterName, ObjectKey, ServiceName, Timestamp};
+use crate::store::keys::{self, Place};
+use crate::store::{CommitError, Entry, Fault, OPERATIONS_MAX, Store, Stored, Transaction, codec, list_all};
+
+/// When a file's document was first seen, at `document/<kind>/<ns>/<name>`.
+#[derive(Debug, Serialize, Deserialize)]
+struct FirstSeen {
+    at: Timestamp,
+}
+
+/// A service's number in the pool, at `address/<ns>/<svc>`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Number {
+    number: u32,
+}
+
+/// Who contributed first to a name, at `claim/<ns>/<svc>`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Claim {
+    peer: ClusterName,
+}
+
+impl Stored for FirstSeen {
+    const KIND: &'static str = "first-seen";
+}
+
+impl Stored for Number {
+    const KIND: &'static str = "address";
+}
+
+impl Stored for Claim {
+    const KIND: &'static str = "claim";
+}
+
+/// The store's part of the catalog.
+#[derive(Debug)]
+pub(super) struct Memory {
+    store: Arc<dyn Store>,
+    pool: AddressPool,
+    first_seen: BTreeMap<ObjectKey, Timestamp>,
+    /// First seen, and not durable yet.
+    unwritten: Vec<ObjectKey>,
+}
+
+impl Memory {
+    /// Reads back what was remembered; the events tell it to the catalog.
+    pub(super) async fn recall(
+        store: Arc<dyn Store>,
+        pool: AddressPool,
+    ) -> Result<(Self, Vec<Event>), Fault> {
+        let mut memory = Self { store, pool, first_seen: BTreeMap::new(), unwritten: Vec::new() };
+        let mut events = Vec::new();
+        for prefix in [keys::documents(), keys::addresses(), keys::claims()] {
+            for entry in list_all(&*memory.store, &prefix).await?.entries {
+                events.extend(memory.recall_entry(&entry));
+            }
+        }
+        Ok((memory, events))
+    }
+
+    fn recall_entry(&mut self, entry: &Entry) -> Option<Event> {
+        match Place::try_from(&entry.key).ok()? {
+            Place::Document(key) => {
+                let seen: FirstSeen = readable(entry)?;
+                self.first_seen.insert(key, seen.at);
+                None
+            }
+            Place::Address(service) => {
+                let Number { number } = readable(entry)?;
+                let kept = self.pool.restore(service.clone(), number);
+                let addresses = vec![self.pool.address(number)];
+                kept.then_some(Event::AddressesAllocated { service, addresses })
+            }
+            Place::Claim(service) => {
+                let Claim { peer } = readable(entry)?;
+                Some(Event::NameClaimed { service, peer })
+            }
+            _ => None,
+        }
+    }
+
+    /// A file's document is as old as its first sight; what other sources say of age holds.
+    pub(super) fn date(&mut self, event: &mut Event) {
+        let Event::ObjectApplied { source: Source::File { .. }, key, created, .. } = event else { return };
+        *created = *self.first_seen.entry(key.clone()).or_insert_with(|| {
+            self.unwritten.push(key.clone());
+            *created
+        });
+    }
+
+    /// Makes durable what the catalog asks for; the events answer it.
+    pub(super) async fn remember(
+        &mut self,
+        effects: &Effects,
+        catalog: &Catalog,
+    ) -> Result<Vec<Event>, Fault> {
+        self.write_first_seen().await?;
+        let mut events = Vec::new();
+        for services in effects.allocate.chunks(OPERATIONS_MAX / 2) {
+            events.extend(self.allocate(services, catalog).await?);
+        }
+        for claims in effects.claim.chunks(OPERATIONS_MAX) {
+            let mut transaction = Transaction::new();
+            for claim in claims {
+                let value = encoded(&Claim { peer: claim.peer.clone() });
+                transaction = transaction.put(Place::Claim(claim.service.clone()).key(), value);
+                events.push(Event::NameClaimed { service: claim.service.clone(), peer: claim.peer.clone() });
+            }
+            self.commit(transaction).await?;
+        }
+        Ok(events)
+    }
+
+    async fn write_first_seen(&mut self) -> Result<(), Fault> {
+        for keys in self.unwritten.chunks(OPERATIONS_MAX) {
+            let mut transaction = Transaction::new();
+            for key in keys {
+                let Some(at) = self.first_seen.get(key).copied() else { continue };
+                transaction = transaction.put(Place::Document(key.clone()).key(), encoded(&FirstSeen { at }));
+            }
+            self.commit(transaction).await?;
+        }
+        self.unwritten.clear();
+        Ok(())
+    }
+
+    async fn allocate(&mut self, services: &[ServiceName], catalog: &Catalog) -> Result<Vec<Event>, Fault> {
+        // The pool changes only with the store: if the commit fails, nothing was given.
+        let mut pool = self.pool.clone();
+        let mut transaction = Transaction::new();
+        let mut events = Vec::new();
+        for service in services {
+            let Ok(given) = pool.allocate(service, |name| catalog.is_named(name)) else {
+                events.push(allocated(service, Vec::new()));
+                continue;
+            };
+            if let Some(released) = given.released {
+                transaction = transaction.delete(Place::Address(released.clone()).key());
+                events.push(Event::AddressesReleased(released));
+            }
+            let place = Place::Address(service.clone()).key();
+            transaction = transaction.put(place, encoded(&Number { number: given.number }));
+            events.push(allocated(service, vec![pool.address(given.number)]));
+        }
+        self.commit(transaction).await?;
+        self.pool = pool;
+        Ok(events)
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<(), Fault> {
+        match self.store.commit(transaction).await {
+            Ok(_) => Ok(()),
+            Err(CommitError::Fault(fault)) => Err(fault),
+            Err(other) => Err(Fault::Unavailable(other.to_string())),
+        }
+    }
+}
+
+fn allocated(service: &ServiceName, addresses: Vec<IpAddr>) -> Event {
+    Event::AddressesAllocated { service: service.clone(), addresses }
+}
+
+fn encoded<T: Stored>(value: &T) -> Vec<u8> {
+    codec::encode(value).expect("numbers and names are JSON")
+}
+
+fn readable<T: Stored>(entry: &Entry) -> Option<T> {
+    let read = codec::decode(&entry.value);
+    read.inspect_err(
+        |error| warn!(key = entry.key.as_str(), %error, "a stored value cannot be read; it is left out"),
+    )
+    .ok()
+}
