@@ -1,3 +1,5 @@
+//! What the CA emits, what it refuses, and what it finds again after a restart.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

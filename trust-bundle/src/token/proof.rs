@@ -40,7 +40,7 @@ impl TokenRecord {
         let dummy = DUMMY.get_or_init(|| {
             // The seed is gone at the end of this line.
             let public_key = public_key(&key_pair(&Zeroizing::new(random())));
-            Self { id: TokenId([0; 16]), public_key, expires: 0, joiner: None }
+            Self { id: TokenId::from([0; 16]), public_key, expires: 0, joiner: None }
         });
         dummy.clone()
     }

@@ -1,3 +1,5 @@
+//! The rules of join tokens (J*), and the handshake of a join.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -6,6 +8,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme};
 
 use super::*;
+use crate::bundle::AuthorityId;
 use crate::digest::Hex;
 use crate::source::SvidHandle;
 use crate::svid::{SvidKey, X509Svid};

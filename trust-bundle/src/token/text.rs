@@ -140,7 +140,7 @@ impl Wire {
             return Err(InvalidToken::Version(self.v));
         }
         Ok(JoinToken {
-            id: TokenId(bytes("tid", &self.tid)?),
+            id: TokenId::from(bytes::<16>("tid", &self.tid)?),
             seed: Zeroizing::new(bytes("key", &self.key)?),
             parts: TokenParts {
                 acceptor_cluster: cluster("acc.cluster", &self.acc.cluster)?,
