@@ -11,6 +11,9 @@ use http::{HeaderName, HeaderValue};
 use pingora_http::RequestHeader;
 use trust_bundle::{SpiffeId, TrustDomain};
 
+pub use crate::filter::Sender;
+use crate::filter::is_reserved;
+
 /// `<svc>.<ns>:<port>`: what a stream on a link is for; `:authority` stays the caller's own Host.
 pub const TO: HeaderName = HeaderName::from_static("isthmus-to");
 /// The caller's own SPIFFE ID, as its gateway verified it.
@@ -76,15 +79,6 @@ fn single<'a>(headers: &'a http::HeaderMap, name: &HeaderName) -> Option<&'a str
     values.next().is_none().then(|| only.to_str().ok())?
 }
 
-/// Who sent a request, as far as its headers are concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sender {
-    /// A client or workload of this cluster, or anybody at an ingress listener.
-    Client,
-    /// A peer's gateway, with the requests of clients that we know nothing of.
-    Link,
-}
-
 /// Removes what the sender has no right to say; read [`LinkHeaders`] first.
 pub fn strip(request: &mut RequestHeader, sender: Sender) {
     let reserved: Vec<_> =
@@ -92,24 +86,6 @@ pub fn strip(request: &mut RequestHeader, sender: Sender) {
     for name in reserved {
         request.remove_header(&name);
     }
-}
-
-/// Underscores count as hyphens: CGI-like backends cannot tell them apart.
-fn is_reserved(name: &str, sender: Sender) -> bool {
-    begins(name, "isthmus-")
-        || begins(name, "x-forwarded-")
-        || same(name, "forwarded")
-        || same(name, "l5d-client-id")
-        || (sender == Sender::Link && same(name, "baggage"))
-}
-
-fn begins(name: &str, prefix: &str) -> bool {
-    name.len() >= prefix.len() && same(&name[..prefix.len()], prefix)
-}
-
-fn same(name: &str, other: &str) -> bool {
-    let hyphen = |b: u8| if b == b'_' { b'-' } else { b };
-    name.len() == other.len() && name.bytes().map(hyphen).eq(other.bytes())
 }
 
 #[cfg(test)]

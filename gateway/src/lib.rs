@@ -5,6 +5,7 @@ pub mod clock;
 pub mod connection;
 pub mod destination;
 pub mod fault;
+pub mod filter;
 pub mod headers;
 pub mod link;
 pub mod listener;
