@@ -6,6 +6,7 @@
 //! that reads the process environment.
 
 mod applied;
+pub mod directory;
 mod error;
 mod overrides;
 mod schema;
