@@ -179,6 +179,41 @@ fn other_zones_are_refused() {
     }
 }
 
+/// RFC 8020: what is below a name that does not exist does not exist either.
+#[test]
+fn every_parent_of_a_name_exists() {
+    let snapshot = shop().build();
+    let exists = |name: &str| !show(&snapshot, name, Kind::A).starts_with("NXDOMAIN");
+    let services = ["cart", "bare", "web", "asleep", "nobody"];
+    let below = [
+        "",
+        "_tcp.",
+        "_http._tcp.",
+        "_dns._udp.",
+        "onprem.",
+        "web-0.onprem.",
+        "web-0.cloud.",
+        "10-0-0-2.cloud.",
+    ];
+    let clusterset = services
+        .iter()
+        .flat_map(|service| below.map(|below| format!("{below}{service}.shop.svc.clusterset.local")))
+        .chain(["far-0.cloud.far.away.svc.clusterset.local".to_owned()]);
+    let pinned = ["web.shop", "far.away", "private.hidden", "cart.shop"].into_iter().flat_map(|service| {
+        ["cloud", "onprem"].map(|cluster| format!("{service}.{cluster}.isthmus.internal"))
+    });
+    let mut found = 0;
+    for name in clusterset.chain(pinned).filter(|name| exists(name)) {
+        found += 1;
+        let mut parent = name.as_str();
+        while let Some((_, above)) = parent.split_once('.').filter(|(_, above)| above.contains('.')) {
+            assert!(exists(above), "{name} exists and {above} does not");
+            parent = above;
+        }
+    }
+    assert!(found > 15, "{found}");
+}
+
 fn query(name: &str, kind: RecordType) -> Message {
     let mut message = Message::query();
     message.metadata.id = 7;

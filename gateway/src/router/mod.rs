@@ -14,6 +14,8 @@ mod name;
 mod no_route;
 mod path_table;
 mod ports;
+#[cfg(test)]
+mod precedence_tests;
 mod services;
 #[cfg(test)]
 mod tests;
