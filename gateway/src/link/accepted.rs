@@ -60,7 +60,8 @@ pub(super) async fn serve(
         return Ok(());
     }
     stream.accept().await?;
-    stream.say(&Message::Hello(announced.hello.borrow().clone())).await?;
+    let ours = announced.hello.borrow().clone();
+    stream.say(&Message::Hello(ours)).await?;
     let hello = timeout(HELLO_TIME_MAX, stream.hear()).await.map_err(|_elapsed| Ended::NoHello)??;
     match hello {
         Some(Message::Hello(hello)) if hello.version < VERSION_MIN => {
@@ -112,7 +113,7 @@ async fn converse(
                 told_to_leave = true;
                 stream.say(&Message::Drain).await?;
             }
-            _ = drained.wait_for(|drained| *drained) => {
+            () = until_drained(&mut drained) => {
                 // HTTP/2 says goodbye by itself; this stream must not be what keeps the link open.
                 stream.say(&Message::Drain).await?;
                 return Ok(());
@@ -172,6 +173,14 @@ impl Stream {
                 None => return Ok(None),
             }
         }
+    }
+}
+
+/// No guard of the channel is held on, so that whoever waits may be sent between threads.
+async fn until_drained(drained: &mut watch::Receiver<bool>) {
+    // An error means that the connection is gone, and with it whoever could ask for a drain.
+    if drained.wait_for(|drained| *drained).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

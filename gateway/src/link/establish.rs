@@ -96,7 +96,7 @@ impl Establisher {
     async fn tunnels(&self, line: Arc<Line>, dialled: Dialled) -> Result<NewTunnels, DialError> {
         let Dialled { io, life_left, .. } = dialled;
         let (requests, mut connection) = timed(self.windows.tunnel_client().handshake(io)).await?;
-        let pings = connection.ping_pong().ok_or_else(|| DialError::Http2("no pings".into()))?;
+        let mut pings = connection.ping_pong().ok_or_else(|| DialError::Http2("no pings".into()))?;
         let (ended, closed) = oneshot::channel();
         self.tasks.spawn(async move {
             if let Err(error) = connection.await {
@@ -104,6 +104,8 @@ impl Establisher {
             }
             drop(ended);
         });
+        // In TLS 1.3 the client is done before the server has judged its certificate.
+        timed(pings.ping(h2::Ping::opaque())).await?;
         let streams_max = self.windows.streams() as usize;
         Ok(NewTunnels { link: TunnelLink { line, requests, streams_max }, pings, closed, life_left })
     }

@@ -45,7 +45,8 @@ pub(super) struct Keeper {
     under_way: FuturesUnordered<BoxFuture<'static, Event>>,
     tell: drive::Tell,
     told: mpsc::Receiver<(u64, Told)>,
-    reported: Option<Instant>,
+    /// None until there is something to report.
+    report_due: Option<Instant>,
 }
 
 /// Links of one protocol: what is planned and what is there.
@@ -73,7 +74,7 @@ impl Keeper {
             under_way: FuturesUnordered::new(),
             tell,
             told,
-            reported: None,
+            report_due: None,
         }
     }
 
@@ -252,28 +253,29 @@ impl Keeper {
     }
 
     fn lost(&mut self) {
-        let change = self.path.lose();
+        let first = self.report_due.is_none().then_some(Change::WentDown);
+        let change = self.path.lose().or(first);
         self.report(change);
     }
 
     /// Each change, and the round trip now and then.
     fn report(&mut self, change: Option<Change>) {
         let now = clock::now();
-        if change == Some(Change::WentDown) {
-            self.lender.forget_ready();
-        }
-        if change.is_some() {
+        if let Some(change) = change {
             tracing::info!(peer = %self.peer.name, ?change, "the path to a peer changed");
-        } else if self.reported.is_some_and(|last| now.duration_since(last) < REPORT_INTERVAL) {
+            if change == Change::WentDown {
+                self.lender.forget_ready();
+            }
+        } else if self.report_due.is_none_or(|due| now < due) {
             return;
         }
         let path = match self.path.round_trip() {
             Some(round_trip) if self.path.is_up() => Path::Up { round_trip },
             _ => Path::Down,
         };
-        // A report that does not fit is sent again before long.
+        // What does not fit is said again with the next sign of life.
         let sent = self.reports.try_send(Report::Path { peer: self.peer.name.clone(), path });
-        self.reported = sent.is_ok().then_some(now);
+        self.report_due = Some(if sent.is_ok() { now + REPORT_INTERVAL } else { now });
     }
 
     fn publish(&mut self) {

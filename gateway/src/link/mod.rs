@@ -37,3 +37,6 @@ pub use links::{LinkParts, Links};
 pub use message::{InvalidReplicaId, ReplicaId, ServiceReadiness};
 pub use status::{AcceptedLink, DialledLink, PeerStatus};
 pub use tunnel::{BorrowedTunnel, OpenFault};
+
+#[cfg(test)]
+mod tests;
