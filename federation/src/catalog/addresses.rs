@@ -112,8 +112,10 @@ impl AddressPool {
     /// The address of a number that this pool gave.
     pub fn address(&self, number: u32) -> IpAddr {
         match self.net {
-            IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(u32::from(net.network()) + number)),
-            IpNet::V6(net) => IpAddr::V6(Ipv6Addr::from(u128::from(net.network()) + u128::from(number))),
+            IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).wrapping_add(number))),
+            IpNet::V6(net) => {
+                IpAddr::V6(Ipv6Addr::from(u128::from(net.network()).wrapping_add(u128::from(number))))
+            }
         }
     }
 }

@@ -73,8 +73,6 @@ pub struct Effects {
     pub allocate: Vec<ServiceName>,
     /// Who contributed first to a name, to be made durable.
     pub claim: Vec<NameClaim>,
-    /// Names that no cluster uses any more.
-    pub unnamed: Vec<ServiceName>,
     /// Objects whose conditions changed.
     pub conditions: BTreeSet<ObjectKey>,
 }

@@ -283,6 +283,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_document_that_went_and_comes_again_is_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let removed = |event: Event| match event {
+            Event::ObjectApplied { source, key, .. } => Event::ObjectRemoved { source, key },
+            other => other,
+        };
+        let moved = |event: Event| match event {
+            Event::ObjectApplied { key, created, object, .. } => {
+                let source = Source::File { path: "b.yaml".into(), line: 1 };
+                Event::ObjectApplied { source, key, created, object }
+            }
+            other => other,
+        };
+        let first = documents(100);
+        // Moved to another file: told from there first, then gone from here.
+        let second = documents(200).into_iter().map(moved).chain(documents(200).into_iter().map(removed));
+        let (_, objects) =
+            published(driver(&directory).await, first.into_iter().chain(second).collect()).await;
+        assert_eq!(objects[0].created, Timestamp::from_unix(100));
+        let gone = documents(300).into_iter().map(moved).map(removed);
+        let again = documents(300).into_iter().map(moved).chain(gone).chain(documents(400)).collect();
+        let (_, objects) = published(driver(&directory).await, again).await;
+        assert_eq!(objects[0].created, Timestamp::from_unix(400));
+    }
+
+    #[tokio::test]
     async fn the_owner_of_an_object_is_its_first_source() {
         let directory = tempfile::tempdir().unwrap();
         let driver = driver(&directory).await;

@@ -4,7 +4,7 @@
 //! (precedence and conflicts go by age), which address a service has, and who contributed first to a
 //! name (T5). An answer becomes an event only once it is durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -51,9 +51,16 @@ impl Stored for Claim {
 pub(super) struct Memory {
     store: Arc<dyn Store>,
     pool: AddressPool,
-    first_seen: BTreeMap<ObjectKey, Timestamp>,
-    /// First seen, and not durable yet.
-    unwritten: Vec<ObjectKey>,
+    first_seen: BTreeMap<ObjectKey, Sight>,
+    /// First seen or gone since the last write.
+    unwritten: BTreeSet<ObjectKey>,
+}
+
+/// When a document was first seen, and in which file it is; none before its source has told.
+#[derive(Debug)]
+struct Sight {
+    at: Timestamp,
+    file: Option<Arc<str>>,
 }
 
 impl Memory {
@@ -62,7 +69,7 @@ impl Memory {
         store: Arc<dyn Store>,
         pool: AddressPool,
     ) -> Result<(Self, Vec<Event>), Fault> {
-        let mut memory = Self { store, pool, first_seen: BTreeMap::new(), unwritten: Vec::new() };
+        let mut memory = Self { store, pool, first_seen: BTreeMap::new(), unwritten: BTreeSet::new() };
         let mut events = Vec::new();
         for prefix in [keys::documents(), keys::addresses(), keys::claims()] {
             for entry in list_all(&*memory.store, &prefix).await?.entries {
@@ -76,14 +83,13 @@ impl Memory {
         match Place::try_from(&entry.key).ok()? {
             Place::Document(key) => {
                 let seen: FirstSeen = readable(entry)?;
-                self.first_seen.insert(key, seen.at);
+                self.first_seen.insert(key, Sight { at: seen.at, file: None });
                 None
             }
             Place::Address(service) => {
                 let Number { number } = readable(entry)?;
                 let kept = self.pool.restore(service.clone(), number);
-                let addresses = vec![self.pool.address(number)];
-                kept.then_some(Event::AddressesAllocated { service, addresses })
+                kept.then(|| allocated(&service, vec![self.pool.address(number)]))
             }
             Place::Claim(service) => {
                 let Claim { peer } = readable(entry)?;
@@ -93,13 +99,27 @@ impl Memory {
         }
     }
 
-    /// A file's document is as old as its first sight; what other sources say of age holds.
+    /// A file's document is as old as its first sight, until it goes; other sources know the age of
+    /// what they say.
     pub(super) fn date(&mut self, event: &mut Event) {
-        let Event::ObjectApplied { source: Source::File { .. }, key, created, .. } = event else { return };
-        *created = *self.first_seen.entry(key.clone()).or_insert_with(|| {
-            self.unwritten.push(key.clone());
-            *created
-        });
+        match event {
+            Event::ObjectApplied { source: Source::File { path, .. }, key, created, .. } => {
+                let sight = self.first_seen.entry(key.clone()).or_insert_with(|| {
+                    self.unwritten.insert(key.clone());
+                    Sight { at: *created, file: None }
+                });
+                sight.file = Some(Arc::clone(path));
+                *created = sight.at;
+            }
+            // A document that moved has been told from its new file before.
+            Event::ObjectRemoved { source: Source::File { path, .. }, key }
+                if self.first_seen.get(key).is_some_and(|sight| sight.file.as_ref() == Some(path)) =>
+            {
+                self.first_seen.remove(key);
+                self.unwritten.insert(key.clone());
+            }
+            _ => {}
+        }
     }
 
     /// Makes durable what the catalog asks for; the events answer it.
@@ -126,11 +146,15 @@ impl Memory {
     }
 
     async fn write_first_seen(&mut self) -> Result<(), Fault> {
-        for keys in self.unwritten.chunks(OPERATIONS_MAX) {
+        let keys: Vec<_> = self.unwritten.iter().cloned().collect();
+        for keys in keys.chunks(OPERATIONS_MAX) {
             let mut transaction = Transaction::new();
-            for key in keys {
-                let Some(at) = self.first_seen.get(key).copied() else { continue };
-                transaction = transaction.put(Place::Document(key.clone()).key(), encoded(&FirstSeen { at }));
+            for object in keys {
+                let key = Place::Document(object.clone()).key();
+                transaction = match self.first_seen.get(object) {
+                    Some(sight) => transaction.put(key, encoded(&FirstSeen { at: sight.at })),
+                    None => transaction.delete(key),
+                };
             }
             self.commit(transaction).await?;
         }

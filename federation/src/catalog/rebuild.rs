@@ -53,7 +53,7 @@ impl Name<'_> {
 impl Catalog {
     pub(super) fn rebuild(&mut self) {
         let mut exports_changed = false;
-        for name in std::mem::take(&mut self.dirty.services) {
+        while let Some(name) = self.dirty.services.pop_first() {
             exports_changed |= self.rebuild_service(&name);
         }
         if exports_changed {
@@ -183,7 +183,9 @@ impl Catalog {
             return;
         }
         if held.is_some_and(Outcome::is_named) && !outcome.is_named() {
-            effects.unnamed.push(name.clone());
+            // There is room again for those that found none.
+            let refused = self.addresses.extract_if(.., |_, addresses| addresses.is_empty());
+            self.dirty.services.extend(refused.map(|(name, _)| name));
         }
         let exports = held.and_then(|held| held.export.as_ref()).into_iter().chain(&outcome.export);
         effects.conditions.extend(exports.map(|(key, _)| key.clone()));

@@ -119,7 +119,7 @@ fn addresses_are_asked_for_until_they_are_there() {
     assert_eq!(world.merged("cart.shop").unwrap().addresses, addresses);
 
     world.remove("export.yaml", "ServiceExport shop/cart");
-    assert_eq!(world.effects().unnamed, [name("cart.shop")]);
+    world.publish();
     assert!(!world.catalog.is_named(&name("cart.shop")));
     world.apply(Event::AddressesReleased(name("cart.shop"))).file("export.yaml", 1, CART_EXPORT);
     assert_eq!(world.effects().allocate, [name("cart.shop")], "what was given away is asked for anew");
@@ -132,7 +132,16 @@ fn an_exhausted_pool_is_a_condition() {
     world.apply(Event::AddressesAllocated { service: name("cart.shop"), addresses: vec![] });
     let judged = world.judged("ServiceExport shop/cart", ConditionKind::AddressAllocated);
     assert_eq!(judged, (Verdict::False, "PoolExhausted"));
+    assert!(world.effects().allocate.is_empty(), "asking again would not help");
+    let other = |text: &str| text.replace("name: cart", "name: pay");
+    world.file("pay.yaml", 1, &other(CART)).file("pay-export.yaml", 1, &other(CART_EXPORT));
+    world.apply(Event::AddressesAllocated {
+        service: name("pay.shop"),
+        addresses: vec!["127.80.0.2".parse().unwrap()],
+    });
     assert!(world.effects().allocate.is_empty());
+    world.remove("pay-export.yaml", "ServiceExport shop/pay");
+    assert_eq!(world.effects().allocate, [name("cart.shop")], "once a name goes there may be room");
 }
 
 #[test]
