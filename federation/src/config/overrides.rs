@@ -52,10 +52,7 @@ impl Overrides {
         for (name, value) in &self.environment {
             match SETTINGS.iter().find(|setting| variable(setting) == *name) {
                 Some(setting) => put(tree, setting, value),
-                None => errors.push(ConfigError::Setting {
-                    path: name.clone(),
-                    message: "this environment variable names no setting".to_owned(),
-                }),
+                None => errors.extend(stray(name)),
             }
         }
         for (path, value) in &self.settings {
@@ -65,6 +62,21 @@ impl Overrides {
             }
         }
     }
+}
+
+/// A variable that names no setting: a mistake, or somebody else's.
+///
+/// Kubernetes puts variables such as `ISTHMUS_SERVICE_HOST` into every pod beside a Service of our name.
+/// None of those has the separator, so without it only what is nearly a setting is taken for a mistake.
+fn stray(name: &str) -> Option<ConfigError> {
+    let path = name.strip_prefix(PREFIX)?.replace("__", ".").to_ascii_lowercase();
+    let near = settings::nearest(&path);
+    if near.is_none() && !path.contains('.') {
+        return None;
+    }
+    let hint = near.and_then(settings::find).map(|near| format!(" (hint: did you mean {}?)", variable(near)));
+    let message = format!("this environment variable names no setting{}", hint.unwrap_or_default());
+    Some(ConfigError::Setting { path: name.to_owned(), message })
 }
 
 /// The environment variable of a setting.

@@ -14,6 +14,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::overrides::Overrides;
 use super::settings::{self, Fallback};
 use super::tree::{self, Given, Tree, wrong};
+use crate::catalog::AddressPool;
 use crate::model::{ClusterName, GatewayAddress, Locality};
 
 /// An SVID must live long enough to be renewed before it ends.
@@ -87,6 +88,9 @@ impl Config {
         let mut tree = tree::flatten(&document, &mut errors);
         overrides.apply(&mut tree, &mut errors);
         let config = Self::validate(&mut Reader { tree: &tree, directory, errors: &mut errors });
+        if errors.is_empty() {
+            config.contradictions(&mut errors);
+        }
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 
@@ -106,6 +110,35 @@ impl Config {
             admin: reader.address("admin.address"),
             trust: TrustConfig::validate(reader),
             cluster,
+        }
+    }
+
+    /// Settings that are valid each by itself, and not together.
+    fn contradictions(&self, errors: &mut Vec<ConfigError>) {
+        let pool = self.gateway.virtual_pool;
+        if let Err(error) = AddressPool::new(pool) {
+            errors.push(wrong("gateway.virtual.pool", error.to_string()));
+        }
+        if !self.admin.ip().is_loopback() {
+            let message =
+                format!("{} is no loopback address, and everybody who reaches it may read", self.admin);
+            errors.push(wrong("admin.address", message));
+        }
+        let listeners = [
+            ("gateway.mesh.address", self.gateway.mesh),
+            ("gateway.eastWest.address", self.gateway.east_west),
+            ("dns.address", self.dns),
+            ("admin.address", self.admin),
+        ];
+        for (at, (path, address)) in listeners.iter().enumerate() {
+            let same = |(_, other): &&(&str, SocketAddr)| other == address && address.port() != 0;
+            if let Some((other, _)) = listeners[..at].iter().find(same) {
+                errors.push(wrong(path, format!("{address} is also {other}")));
+            }
+            if pool.contains(&address.ip()) {
+                let message = format!("{pool} holds {}, which is {path}", address.ip());
+                errors.push(wrong("gateway.virtual.pool", message));
+            }
         }
     }
 }
@@ -390,6 +423,39 @@ locality: here
         assert!(Config::parse("", Path::new(""), &unknown).is_err());
         assert!(parse("", &["clustre=x"]).unwrap_err()[0].contains("did you mean cluster?"));
         assert!(Overrides::new([], &["cluster".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        let of = |name: &str| Overrides::new([(name.to_owned(), "x".to_owned())], &[]).unwrap();
+        for name in ["ISTHMUS_SERVICE_HOST", "ISTHMUS_PORT_15443_TCP_ADDR", "ISTHMUS_GATEWAY_SERVICE_PORT"] {
+            assert!(Config::parse("", Path::new(""), &of(name)).is_ok(), "{name}");
+        }
+        for (name, hint) in [
+            ("ISTHMUS_CLUSTR", "ISTHMUS_CLUSTER?"),
+            ("ISTHMUS_GATEWAY__MESH__ADRESS", "ISTHMUS_GATEWAY__MESH__ADDRESS?"),
+            ("ISTHMUS_SOMETHING__ELSE", "names no setting"),
+        ] {
+            let errors = Config::parse("", Path::new(""), &of(name)).unwrap_err();
+            assert!(errors.to_string().contains(hint), "{errors}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for (text, message) in [
+            ("dns: {address: '127.0.0.1:15000'}", "admin.address: 127.0.0.1:15000 is also dns.address"),
+            ("admin: {address: '0.0.0.0:15000'}", "admin.address: 0.0.0.0:15000 is no loopback address"),
+            ("gateway: {virtual: {pool: 127.0.0.0/8}}", "holds 127.0.0.1, which is gateway.mesh.address"),
+            ("gateway: {virtual: {pool: 127.80.0.0/31}}", "gateway.virtual.pool: 127.80.0.0/31 is too small"),
+        ] {
+            let errors = parse(text, &[]).unwrap_err();
+            assert!(errors.iter().any(|error| error.contains(message)), "{text}: {errors:#?}");
+        }
+        // Tests take any free port, for every listener.
+        let any =
+            ["dns.address=127.0.0.1:0", "admin.address=127.0.0.1:0", "gateway.mesh.address=127.0.0.1:0"];
+        assert!(parse("", &any).is_ok());
     }
 
     #[test]
