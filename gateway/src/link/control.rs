@@ -149,7 +149,6 @@ fn request(authority: &str) -> Result<RequestHeader, ControlError> {
     Ok(request)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn broken(error: Box<pingora_error::Error>) -> ControlError {
     ControlError::Broken(error.to_string())
 }

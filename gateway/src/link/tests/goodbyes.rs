@@ -22,8 +22,16 @@ async fn linked() -> (World, PeerGateway) {
 
 /// Requests one after the other until told to stop.
 struct Load {
-    running: Vec<JoinHandle<(usize, Vec<String>, BTreeSet<String>)>>,
+    running: Vec<JoinHandle<Outcome>>,
     stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Outcome {
+    answered: usize,
+    failures: Vec<String>,
+    /// The links that carried them.
+    links: BTreeSet<String>,
 }
 
 impl Load {
@@ -32,21 +40,19 @@ impl Load {
         let running = (0..4).map(|_| {
             let (links, stop) = (world.links.clone(), stop.clone());
             world.tasks.spawn(async move {
-                let (mut ok, mut failed, mut seen) = (0, Vec::new(), BTreeSet::new());
+                let mut outcome = Outcome::default();
                 while !stop.is_cancelled() {
-                    match request(&links, "/echo", Bytes::from_static(b"hello"))
-                        .await
-                        .map_err(|e| e.to_string())
-                    {
+                    let answer = request(&links, "/echo", Bytes::from_static(b"hello")).await;
+                    match answer.map_err(|error| error.to_string()) {
                         Ok(answer) if answer.body == b"hello" => {
-                            ok += 1;
-                            seen.insert(answer.header("x-connection").to_owned());
+                            outcome.answered += 1;
+                            outcome.links.insert(answer.header("x-connection").to_owned());
                         }
-                        Ok(answer) => failed.push(format!("{answer:?}")),
-                        Err(error) => failed.push(error),
+                        Ok(answer) => outcome.failures.push(format!("{answer:?}")),
+                        Err(error) => outcome.failures.push(error),
                     }
                 }
-                (ok, failed, seen)
+                outcome
             })
         });
         Self { running: running.collect(), stop }
@@ -55,15 +61,19 @@ impl Load {
     /// How many links carried it; nothing may have failed.
     async fn end(self) -> usize {
         self.stop.cancel();
-        let (mut total, mut all) = (0, BTreeSet::new());
+        let mut links = BTreeSet::new();
         for running in self.running {
-            let (ok, failed, seen) = running.await.unwrap();
-            assert!(failed.is_empty(), "{} of {} failed: {}", failed.len(), ok + failed.len(), failed[0]);
-            total += ok;
-            all.extend(seen);
+            let outcome = running.await.unwrap();
+            assert!(
+                outcome.failures.is_empty(),
+                "beside {} answers: {:?}",
+                outcome.answered,
+                outcome.failures
+            );
+            assert!(outcome.answered > 0);
+            links.extend(outcome.links);
         }
-        assert!(total > 0);
-        all.len()
+        links.len()
     }
 }
 

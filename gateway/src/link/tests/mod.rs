@@ -3,6 +3,7 @@
 mod domain;
 mod goodbyes;
 mod hole;
+mod manners;
 mod peer;
 mod requests;
 mod stalls;

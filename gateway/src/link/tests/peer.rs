@@ -41,16 +41,35 @@ pub(super) struct PeerGateway {
     /// Requests that wait at `/hold`.
     pub(super) held: Arc<AtomicUsize>,
     pub(super) release: Arc<Notify>,
+    pub(super) manners: Manners,
     replica: String,
     tasks: TaskTracker,
 }
 
+/// How it behaves on the control stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manners {
+    Good,
+    NoControlStream,
+    Silent,
+    Garbage,
+    EndlessLine,
+    /// Says hello and then talks nonsense.
+    GarbageAfterHello,
+    TooOld,
+}
+
 impl PeerGateway {
     pub(super) async fn start(domain: &Domain, trusted: &[&Domain], replica: &str) -> Self {
-        Self::showing(domain.handle("/isthmus/gateway"), trusted, replica).await
+        Self::showing(domain.handle("/isthmus/gateway"), trusted, replica, Manners::Good).await
     }
 
-    pub(super) async fn showing(svid: SvidHandle, trusted: &[&Domain], replica: &str) -> Self {
+    pub(super) async fn showing(
+        svid: SvidHandle,
+        trusted: &[&Domain],
+        replica: &str,
+        manners: Manners,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (trust, registry, tasks) = (TrustStore::new(), Registry::new(), TaskTracker::new());
         for domain in trusted {
@@ -77,6 +96,7 @@ impl PeerGateway {
             knocks: Arc::default(),
             held: Arc::default(),
             release: Arc::default(),
+            manners,
             replica: replica.to_owned(),
             tasks,
         };
@@ -141,11 +161,35 @@ impl PeerGateway {
 
     async fn answer(&self, mut session: HttpSession, facts: Facts) {
         let path = session.req_header().uri.path().to_owned();
+        if path == CONTROL_PATH && self.manners != Manners::Good {
+            // It may well be cut off while it speaks.
+            let _ = self.misbehave(session).await;
+            return;
+        }
         if path == CONTROL_PATH {
             return self.links.serve_control(cluster("onprem"), session, facts).await;
         }
         // Whoever asked may be gone; then there is nobody to tell.
         let _ = self.answer_request(&mut session, &path, facts.connection()).await;
+    }
+
+    async fn misbehave(&self, mut session: HttpSession) -> pingora_error::Result<()> {
+        let hello = |version: u32| {
+            format!("{{\"type\":\"hello\",\"version\":{version},\"replica\":\"x\",\"replicas\":1}}\n")
+        };
+        let said = match self.manners {
+            Manners::Good | Manners::NoControlStream => {
+                return session.write_response_header(Box::new(ResponseHeader::build(404, None)?), true);
+            }
+            Manners::Silent => String::new(),
+            Manners::Garbage => "\u{1}{{{[[\n".to_owned(),
+            Manners::EndlessLine => "x".repeat(1 << 20),
+            Manners::GarbageAfterHello => hello(1) + "{\"type\":\"probe\"}\n",
+            Manners::TooOld => hello(0),
+        };
+        session.write_response_header(Box::new(ResponseHeader::build(200, None)?), false)?;
+        session.write_body(said.into(), false).await?;
+        std::future::pending().await
     }
 
     async fn answer_request(

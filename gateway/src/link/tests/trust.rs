@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::domain::Domain;
-use super::peer::PeerGateway;
+use super::peer::{Manners, PeerGateway};
 use super::world::{World, eventually, request};
 use crate::balancer::LinkState;
 
@@ -30,7 +30,7 @@ async fn never_linked(world: &World, impostor: &PeerGateway) {
 async fn another_identity_of_the_right_domain_is_refused() {
     let world = World::new();
     let svid = world.cloud.handle("/isthmus/federation");
-    let impostor = PeerGateway::showing(svid, &[&world.onprem, &world.cloud], "a").await;
+    let impostor = PeerGateway::showing(svid, &[&world.onprem, &world.cloud], "a", Manners::Good).await;
     never_linked(&world, &impostor).await;
 }
 
