@@ -2,6 +2,8 @@
 //!
 //! `UPDATE=1 cargo test -p federation --test generated` writes it anew after a change of the definition.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::fs;
 use std::path::Path;
 

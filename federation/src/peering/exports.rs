@@ -22,12 +22,12 @@ use crate::store::Revision;
 pub const SERVICES_MAX: usize = 5_000;
 /// Ports of one service (4.4).
 pub const PORTS_MAX: usize = 32;
-/// Places of one service: enough for every zone of every region, and an import fits into one value.
-pub const GROUPS_PER_SERVICE_MAX: usize = 200;
+/// Places of one service: enough for every zone of some regions, and an import fits into one value.
+pub const GROUPS_PER_SERVICE_MAX: usize = 100;
 /// Places of all services of a peer (4.4).
 pub const GROUPS_MAX: usize = 50_000;
-/// Addresses of one headless service; more do not fit into a DNS answer.
-pub const ENDPOINTS_PER_SERVICE_MAX: usize = 256;
+/// Addresses of one headless service: as many as fit with all else into one value, and into DNS answers.
+pub const ENDPOINTS_PER_SERVICE_MAX: usize = 192;
 /// Removals that are remembered; a peer that missed more gets everything anew.
 const REMOVALS_MAX: usize = SERVICES_MAX;
 

@@ -20,7 +20,7 @@
 //! Every name in a key is valid by its type, and none of them can hold a '/', so no name can reach
 //! into another's place. Another store prefix than `/isthmus/v1/` is the business of the etcd store.
 
-use trust_bundle::TrustDomain;
+use trust_bundle::{AuthorityId, TokenId, TrustDomain};
 
 use super::key::{Key, Prefix};
 use crate::model::{ClusterName, Label, ObjectKey, ObjectName, ServiceName};
@@ -34,7 +34,7 @@ pub enum Place {
     Meta,
     CaState,
     Bundle(TrustDomain),
-    Blocked(Digest),
+    Blocked(AuthorityId),
     TrustEpoch,
     Acknowledgement(Label),
     Peer(ClusterName),
@@ -47,11 +47,6 @@ pub enum Place {
     Applied(ObjectKey),
 }
 
-/// The digest of an authority's public key, in the key as hexadecimal.
-pub type Digest = [u8; 32];
-/// The public part of a join token, in the key as hexadecimal.
-pub type TokenId = [u8; 16];
-
 /// A key that is not in the layout; a newer program may have put it there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is no place in the layout")]
@@ -63,11 +58,11 @@ impl Place {
             Self::Meta => "meta".to_owned(),
             Self::CaState => "trust/ca/state".to_owned(),
             Self::Bundle(domain) => format!("trust/td/{domain}"),
-            Self::Blocked(digest) => format!("trust/block/{}", hex(digest)),
+            Self::Blocked(authority) => format!("trust/block/{}", hex(authority.as_bytes())),
             Self::TrustEpoch => "trust/epoch".to_owned(),
             Self::Acknowledgement(replica) => format!("trust/ack/{replica}"),
             Self::Peer(cluster) => format!("peer/{cluster}"),
-            Self::Join(id) => format!("join/{}", hex(id)),
+            Self::Join(id) => format!("join/{}", hex(id.as_bytes())),
             Self::ImportSync(peer) => format!("import/{peer}/sync"),
             Self::Import(peer, service) => {
                 format!("import/{peer}/svc/{}/{}", service.namespace, service.name)
@@ -86,11 +81,11 @@ impl Place {
             ["meta"] => Self::Meta,
             ["trust", "ca", "state"] => Self::CaState,
             ["trust", "td", domain] => Self::Bundle((*domain).try_into().ok()?),
-            ["trust", "block", digest] => Self::Blocked(unhex(digest)?),
+            ["trust", "block", digest] => Self::Blocked(AuthorityId::from(unhex(digest)?)),
             ["trust", "epoch"] => Self::TrustEpoch,
             ["trust", "ack", replica] => Self::Acknowledgement(name(replica)?),
             ["peer", cluster] => Self::Peer(name(cluster)?),
-            ["join", id] => Self::Join(unhex(id)?),
+            ["join", id] => Self::Join(TokenId::try_from(&unhex::<16>(id)?[..]).ok()?),
             ["import", peer, "sync"] => Self::ImportSync(name(peer)?),
             ["import", peer, "svc", ns, svc] => Self::Import(name(peer)?, service(ns, svc)?),
             ["address", ns, svc] => Self::Address(service(ns, svc)?),
@@ -221,12 +216,15 @@ mod tests {
             ("trust/td/cloud.example.org", Place::Bundle("cloud.example.org".try_into().unwrap())),
             (
                 "trust/block/0707070707070707070707070707070707070707070707070707070707070707",
-                Place::Blocked([7; 32]),
+                Place::Blocked(AuthorityId::from([7; 32])),
             ),
             ("trust/epoch", Place::TrustEpoch),
             ("trust/ack/gw-0", Place::Acknowledgement("gw-0".try_into().unwrap())),
             ("peer/cloud", Place::Peer(peer())),
-            ("join/ffffffffffffffffffffffffffffffff", Place::Join([255; 16])),
+            (
+                "join/ffffffffffffffffffffffffffffffff",
+                Place::Join(TokenId::try_from(&[255; 16][..]).unwrap()),
+            ),
             ("import/cloud/sync", Place::ImportSync(peer())),
             ("import/cloud/svc/shop/cart", Place::Import(peer(), cart())),
             ("address/shop/cart", Place::Address(cart())),

@@ -18,6 +18,7 @@ pub mod keys;
 
 mod change;
 mod contract;
+mod expiry;
 mod key;
 mod transaction;
 
@@ -30,6 +31,7 @@ pub use contract::{
     CommitError, Fault, LeaseError, Listing, PageError, Pages, Store, Watch, WatchEnd, list_all,
 };
 pub use embedded::Embedded;
+pub use expiry::expire_leases;
 pub use key::{InvalidKey, Key, Prefix};
 pub use transaction::{
     Compare, InvalidTransaction, OPERATIONS_MAX, Operation, TRANSACTION_BYTES_MAX, Transaction,

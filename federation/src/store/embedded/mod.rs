@@ -110,7 +110,11 @@ impl Store for Embedded {
     }
 
     async fn expire(&self, now: UnixTime) -> Result<Vec<LeaseId>, Fault> {
-        self.writer.expire(now).await
+        // Asked every second, and hardly ever is there anything to write.
+        match self.reader.has_lease_over(now).await? {
+            true => self.writer.expire(now).await,
+            false => Ok(Vec::new()),
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableDatabase};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable};
+use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 
 use super::super::change::{Change, Changes, Entry, LeaseId, Revision};
@@ -75,6 +76,18 @@ impl Reader {
         from: Revision,
     ) -> Result<Result<Changes, WatchEnd>, Fault> {
         self.read(move |txn| changes(txn, &prefix, from)).await
+    }
+
+    pub(super) async fn has_lease_over(&self, now: UnixTime) -> Result<bool, Fault> {
+        self.read(move |txn| {
+            for row in txn.open_table(tables::LEASES)?.iter()? {
+                if row?.1.value().1 <= now.as_secs() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .await
     }
 
     async fn read<T: Send + 'static>(

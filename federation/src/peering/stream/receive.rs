@@ -1,0 +1,187 @@
+//! The receiving half: every message is judged, made durable, told, and acknowledged, in this order.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+use tonic::{Status, Streaming};
+
+use super::{Session, StreamEnd, bundle};
+use crate::catalog::Event;
+use crate::clock;
+use crate::peering::imports::{Changed, Imports};
+use crate::peering::membership;
+use crate::peering::pace::TokenBucket;
+use crate::peering::proto::{self, Message, message::Body};
+use crate::peering::us::instant;
+use crate::peering::wire;
+use crate::store::Revision;
+
+/// Messages that are taken at once and stored together.
+const BATCH_MAX: usize = 64;
+
+impl Session {
+    /// Receives until the stream is stopped; `None` if it was.
+    pub(super) async fn receive(
+        &self,
+        inbound: Streaming<Message>,
+        imports: &mut Imports,
+    ) -> Option<StreamEnd> {
+        let mut batches = inbound.ready_chunks(BATCH_MAX);
+        let mut intake = TokenBucket::new(self.us.deps.settings.intake, instant());
+        loop {
+            let silence = self.us.deps.settings.silence_max;
+            // Only here the half may be stopped: a batch that was begun is finished.
+            let batch = tokio::select! {
+                () = self.stop.cancelled() => return None,
+                batch = tokio::time::timeout(silence, batches.next()) => batch,
+            };
+            let changed = match batch {
+                Err(_elapsed) => return Some(StreamEnd::Silent),
+                Ok(None) => return Some(StreamEnd::Closed),
+                Ok(Some(batch)) => match self.take(batch, imports).await {
+                    Ok(changed) => changed,
+                    Err(end) => return Some(end),
+                },
+            };
+            if changed && !intake.take(instant()) {
+                let ready = intake.ready_at(instant());
+                tokio::select! {
+                    () = self.stop.cancelled() => return None,
+                    () = tokio::time::sleep_until(ready.into()) => {}
+                }
+                intake.take(instant());
+            }
+        }
+    }
+
+    /// Takes messages that came together; says whether they changed what we hold.
+    async fn take(
+        &self,
+        batch: Vec<Result<Message, Status>>,
+        imports: &mut Imports,
+    ) -> Result<bool, StreamEnd> {
+        // Worked on a copy, so that what could not be stored has not happened.
+        let mut next = imports.clone();
+        let mut changed = Changed::default();
+        let mut end = None;
+        for message in batch {
+            if let Err(ended) = self.judge(message, &mut next, &mut changed).await {
+                end = Some(ended);
+                break;
+            }
+        }
+        let position = changed.position;
+        if let Some(position) = position {
+            self.persist(&next, changed).await?;
+            *imports = next;
+            self.us.sight(&self.peer.name, membership::Event::Holds(position.revision)).await;
+            *self.peer.received.lock() = (Some(position.revision), imports.services().len());
+            self.replies.acknowledge(position.revision);
+        } else {
+            // Staged services count for nothing yet, but the next batch goes on with them.
+            *imports = next;
+        }
+        match end {
+            None => Ok(position.is_some()),
+            Some(StreamEnd::Removed) => {
+                *imports = Imports::new(self.peer.name.clone(), None, BTreeMap::new());
+                *self.peer.received.lock() = (None, 0);
+                self.us.ended_by_peer(&self.peer, clock::timestamp_now()).await?;
+                Err(StreamEnd::Removed)
+            }
+            Some(end) => Err(end),
+        }
+    }
+
+    async fn judge(
+        &self,
+        message: Result<Message, Status>,
+        imports: &mut Imports,
+        changed: &mut Changed,
+    ) -> Result<(), StreamEnd> {
+        let Message { critical, body } = message?;
+        let Some(body) = body else {
+            return if critical { Err(StreamEnd::UnknownCritical) } else { Ok(()) };
+        };
+        match body {
+            Body::Service(said) => {
+                let revision = Revision(said.revision);
+                if let Err(refusal) = imports.service(said, changed)? {
+                    self.refuse(revision, refusal.to_string());
+                }
+            }
+            Body::ServiceRemoved(said) => imports.removed(&said, changed)?,
+            Body::FullBegin(_) => imports.full_begin()?,
+            Body::FullEnd(said) => imports.full_end(Revision(said.revision), changed)?,
+            Body::Heartbeat(said) => {
+                let reached = membership::Event::Reached(Revision(said.revision));
+                self.us.sight(&self.peer.name, reached).await;
+            }
+            Body::Bundle(said) => self.take_bundle(said, imports).await?,
+            Body::Gateways(said) => self.take_gateways(&said).await?,
+            Body::Ack(said) => self.note_ack(&said),
+            Body::Nack(said) => self.note_nack(&said),
+            Body::Removed(said) => {
+                tracing::warn!(target: "isthmus::audit", peer = %self.peer.name, by = %wire::shown(&said.by), "the peer ended the relationship");
+                return Err(StreamEnd::Removed);
+            }
+            Body::Hello(_) => return Err(StreamEnd::Hello("hello was said twice".to_owned())),
+        }
+        Ok(())
+    }
+
+    async fn take_bundle(&self, said: proto::Bundle, imports: &Imports) -> Result<(), StreamEnd> {
+        match bundle::take(&self.us, &self.peer, said).await {
+            Ok(()) => {
+                let held = imports.held().map_or(Revision::default(), |held| held.revision);
+                self.replies.acknowledge(held);
+                Ok(())
+            }
+            Err(bundle::NotTaken::Foreign(domain)) => {
+                tracing::error!(target: "isthmus::audit", peer = %self.peer.name, claimed = %domain, "a peer sent a bundle of another trust domain");
+                Err(StreamEnd::ForeignBundle(domain))
+            }
+            Err(bundle::NotTaken::Refused(refused)) => {
+                tracing::error!(target: "isthmus::audit", peer = %self.peer.name, reason = %refused, "a bundle of a peer was refused");
+                self.refuse(Revision::default(), refused.to_string());
+                Ok(())
+            }
+            Err(bundle::NotTaken::Store(error)) => Err(error.into()),
+        }
+    }
+
+    async fn take_gateways(&self, said: &proto::Gateways) -> Result<(), StreamEnd> {
+        let mut record = self.peer.record().record;
+        let gateways = self.us.deps.address_rules.admit(wire::gateways(&said.addresses), record.near);
+        if gateways.len() < said.addresses.len() {
+            let refused = said.addresses.len() - gateways.len();
+            tracing::warn!(peer = %self.peer.name, refused, "gateway addresses of a peer are not dialled");
+        }
+        if record.peer.gateways != gateways {
+            record.peer.gateways = gateways;
+            self.us.change(&self.peer, record).await?;
+        }
+        Ok(())
+    }
+
+    fn note_ack(&self, said: &proto::Ack) {
+        let mut noted = self.peer.said.lock();
+        noted.revision = Some(Revision(said.revision));
+        noted.bundle_sha256 = said.bundle_sha256.as_slice().try_into().ok();
+    }
+
+    fn note_nack(&self, said: &proto::Nack) {
+        let reason = wire::shown(&said.reason);
+        tracing::warn!(peer = %self.peer.name, revision = said.revision, reason, "the peer refused what we sent");
+        self.peer.said.lock().refusal = Some(reason);
+    }
+
+    fn refuse(&self, revision: Revision, reason: String) {
+        tracing::warn!(peer = %self.peer.name, %revision, reason, "refused what the peer sent");
+        self.replies.refuse(revision, reason);
+    }
+
+    pub(super) async fn tell(&self, event: Event) -> Result<(), StreamEnd> {
+        Ok(self.us.tell(event).await?)
+    }
+}
