@@ -5,9 +5,6 @@
 //! streams can stall the rest. The defaults of pingora and of h2 break it. Downloads are bounded by the
 //! HTTP/2 client of a connection and uploads by its server, so both ends take their settings from here.
 
-use std::time::Duration;
-
-use pingora_core::connectors::http::v2::H2HandshakeSettings;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 
 /// Flow control of one connection, the same in both directions.
@@ -75,22 +72,24 @@ impl Windows {
     }
 
     /// For the dialling end of a link that carries HTTP.
-    pub fn client(self, ping_interval: Option<Duration>) -> H2HandshakeSettings {
-        let mut settings = H2HandshakeSettings::new();
-        settings.max_streams = self.streams as usize;
-        settings.stream_window_size = Some(self.stream);
-        settings.connection_window_size = Some(self.connection);
-        settings.ping_interval = ping_interval;
-        settings
+    pub fn client(self) -> h2::client::Builder {
+        let mut builder = self.any_client();
+        builder.max_frame_size(FRAME_BYTES).max_header_list_size(HEAD_BYTES_MAX);
+        builder
     }
 
     /// For the dialling end of a link that carries tunnels.
     pub fn tunnel_client(self) -> h2::client::Builder {
+        let mut builder = self.any_client();
+        builder.max_header_list_size(CONNECT_HEAD_BYTES_MAX);
+        builder
+    }
+
+    fn any_client(self) -> h2::client::Builder {
         let mut builder = h2::client::Builder::new();
         builder
             .enable_push(false)
             .initial_max_send_streams(self.streams as usize)
-            .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .initial_window_size(self.stream)
             .initial_connection_window_size(self.connection);
         builder
@@ -101,7 +100,7 @@ impl Windows {
         let mut builder = h2::server::Builder::new();
         builder
             .max_concurrent_streams(self.streams)
-            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .max_header_list_size(CONNECT_HEAD_BYTES_MAX)
             .initial_window_size(self.stream)
             .initial_connection_window_size(self.connection);
         builder
@@ -109,8 +108,12 @@ impl Windows {
 }
 
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
-/// A CONNECT request has a handful of short headers.
-const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// Fewer frames for large answers, and still short enough that others get their turn.
+const FRAME_BYTES: u32 = 32 << 10;
+/// As much as pingora's server takes of a request; h2 alone would take 16 MiB of each answer.
+const HEAD_BYTES_MAX: u32 = 64 << 10;
+/// A CONNECT request and its answer have a handful of short headers.
+const CONNECT_HEAD_BYTES_MAX: u32 = 16 << 10;
 
 const _: () = assert!(Windows::LINK.never_stall() && Windows::CLIENTS.never_stall());
 
@@ -138,17 +141,20 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_link_take_the_same_settings() {
-        let client = Windows::LINK.client(None);
-        assert_eq!(client.max_streams, 100);
-        assert_eq!(client.stream_window_size, Some(Windows::LINK.stream()));
-        assert_eq!(client.connection_window_size, Some(Windows::LINK.connection()));
-        let server = format!("{:?}", Windows::LINK.server());
-        for setting in [
-            format!("initial_target_connection_window_size: Some({})", Windows::LINK.connection()),
-            format!("initial_window_size: {},", Windows::LINK.stream()),
-            "max_concurrent_streams: 100,".to_owned(),
+        let (connection, stream) = (Windows::LINK.connection(), Windows::LINK.stream());
+        for built in [
+            format!("{:?}", Windows::LINK.server()),
+            format!("{:?}", Windows::LINK.client()),
+            format!("{:?}", Windows::LINK.tunnel_client()),
+            format!("{:?}", Windows::LINK.tunnel_server()),
         ] {
-            assert!(server.contains(&setting), "{setting} is not in {server}");
+            for setting in [
+                format!("initial_target_connection_window_size: Some({connection})"),
+                format!("initial_window_size: {stream},"),
+                "max_header_list_size: ".to_owned(),
+            ] {
+                assert!(built.contains(&setting), "{setting} is not in {built}");
+            }
         }
     }
 }

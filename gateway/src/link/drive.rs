@@ -29,10 +29,11 @@ pub(super) enum Told {
 /// Where drivers tell it: which link, and what.
 pub(super) type Tell = mpsc::Sender<(u64, Told)>;
 
-/// Drives a link for HTTP requests until it is closed.
+/// Drives a link for HTTP requests until it is closed; `closed` says when its HTTP/2 connection is.
 pub(super) async fn http(
     link: HttpLink,
     control: Control,
+    mut closed: watch::Receiver<bool>,
     hello: watch::Receiver<Hello>,
     tell: Tell,
     round_trip: Duration,
@@ -40,18 +41,14 @@ pub(super) async fn http(
     let HttpLink { line, http2 } = link;
     let mut driver = Driver { line: &line, path: PathState::default(), tell };
     driver.answered(round_trip).await;
-    let ended = converse(&mut driver, &http2, control, hello).await;
-    match ended {
+    match converse(&mut driver, &http2, control, hello).await {
         Ended::Retired | Ended::Dead => return,
         Ended::ByPeer => driver.leave().await,
     }
     // No more probes: either its streams end, or the connection does.
-    let mut tick = ticks();
-    while !http2.is_closed() && !line.connection().is_cut() {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = retired_and_idle(&line) => return,
-        }
+    tokio::select! {
+        _ = closed.wait_for(|closed| *closed) => {}
+        () = retired_and_idle(&line) => {}
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use federation::model::{GatewayAddress, Peer};
-use pingora_core::connectors::http::v2;
+use pingora_core::connectors::http::v2::ConnectionRef;
+use pingora_core::protocols::UniqueID;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -33,6 +34,7 @@ pub(super) enum New {
 pub(super) struct NewHttp {
     pub(super) link: HttpLink,
     pub(super) control: Control,
+    pub(super) closed: watch::Receiver<bool>,
     pub(super) hello: Hello,
     pub(super) round_trip: Duration,
     pub(super) life_left: (Duration, Duration),
@@ -80,17 +82,29 @@ impl Establisher {
         }
     }
 
+    /// As pingora's own handshake, but what a peer may send in a head is bounded, and the end is told.
     async fn http(&self, line: Arc<Line>, dialled: Dialled) -> Result<NewHttp, DialError> {
         let Dialled { io, life_left, .. } = dialled;
-        let settings = self.windows.client(None); // the control stream probes
-        let http2 = timed(v2::handshake(Box::new(io), settings)).await?;
+        let (id, digest) = (io.id(), io.facts().digest());
+        let (requests, connection) = timed(self.windows.client().handshake(io)).await?;
+        let (ended, closed) = watch::channel(false);
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a link ended");
+            }
+            ended.send_replace(true);
+        });
+        let streams_max = self.windows.streams() as usize;
+        // The control stream probes; pings of HTTP/2 would say nothing more.
+        let pings = Arc::default();
+        let http2 = ConnectionRef::new(requests, closed.clone(), pings, id, streams_max, digest);
         let ours = self.hello.borrow().clone();
         let authority = server_name(&line.peer);
         let (control, hello, round_trip) =
             Control::open(&http2, &authority, ours, clock::now(), clock::now).await?;
         // Set once: the link is new.
         let _ = line.replica.set(hello.replica.clone());
-        Ok(NewHttp { link: HttpLink { line, http2 }, control, hello, round_trip, life_left })
+        Ok(NewHttp { link: HttpLink { line, http2 }, control, closed, hello, round_trip, life_left })
     }
 
     async fn tunnels(&self, line: Arc<Line>, dialled: Dialled) -> Result<NewTunnels, DialError> {

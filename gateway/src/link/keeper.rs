@@ -179,7 +179,7 @@ impl Keeper {
     }
 
     fn http_up(&mut self, attempt: Attempt, new: NewHttp, now: Instant) {
-        let NewHttp { link, control, hello, round_trip, life_left } = new;
+        let NewHttp { link, control, closed, hello, round_trip, life_left } = new;
         self.set_replicas(hello.replicas);
         let due = now + age::replace_after(life_left.0, life_left.1, rand::rng().random());
         let id = link.line.id();
@@ -189,7 +189,8 @@ impl Keeper {
         }
         tracing::info!(peer = %self.peer.name, remote = %link.line.remote, link = id, ?round_trip, "link up");
         self.http.live.insert(id, link.clone());
-        let driver = drive::http(link, control, self.establisher.hello(), self.tell.clone(), round_trip);
+        let ours = self.establisher.hello();
+        let driver = drive::http(link, control, closed, ours, self.tell.clone(), round_trip);
         self.drive(Protocol::Http, id, driver);
         self.answered(round_trip);
     }
