@@ -24,8 +24,8 @@ pub const SERVICES_MAX: usize = 5_000;
 pub const PORTS_MAX: usize = 32;
 /// Places of one service: enough for every zone of some regions, and an import fits into one value.
 pub const GROUPS_PER_SERVICE_MAX: usize = 100;
-/// Places of all services of a peer (4.4).
-pub const GROUPS_MAX: usize = 50_000;
+/// Places and addresses of all services of a peer (4.4); with the other bounds its state stays below 32 MiB.
+pub const PLACES_MAX: usize = 50_000;
 /// Addresses of one headless service: as many as fit with all else into one value, and into DNS answers.
 pub const ENDPOINTS_PER_SERVICE_MAX: usize = 192;
 /// Removals that are remembered; a peer that missed more gets everything anew.
@@ -42,6 +42,13 @@ pub struct Offer {
     pub endpoints: Vec<ImportedEndpoint>,
 }
 
+impl Offer {
+    /// What counts towards the bound on all services together.
+    pub fn places(&self) -> usize {
+        self.groups.len() + self.endpoints.len()
+    }
+}
+
 /// Everything that a peer is offered, within the bounds that it will hold us to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
@@ -55,11 +62,14 @@ impl View {
     pub fn of(snapshot: &Snapshot, peer: &ClusterName) -> Self {
         let exported = snapshot.peers.get(peer).map(|view| &view.exported_to);
         let mut view = Self::default();
-        let mut groups = 0;
+        let mut places = 0;
         for name in exported.into_iter().flatten() {
             let Some(offer) = offer(snapshot, name) else { continue };
-            groups += offer.groups.len();
-            if view.offers.len() < SERVICES_MAX && groups <= GROUPS_MAX && offer.ports.len() <= PORTS_MAX {
+            let fits = view.offers.len() < SERVICES_MAX
+                && places + offer.places() <= PLACES_MAX
+                && offer.ports.len() <= PORTS_MAX;
+            if fits {
+                places += offer.places();
                 view.offers.insert(name.clone(), offer);
             } else {
                 view.left_out += 1;

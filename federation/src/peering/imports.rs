@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::exports::{GROUPS_MAX, Offer, SERVICES_MAX};
+use super::exports::{Offer, PLACES_MAX, SERVICES_MAX};
 use super::proto;
 use super::wire::{self, InvalidService};
 use crate::model::{ClusterName, Freshness, Import, ServiceName};
@@ -33,11 +33,11 @@ pub struct Imports {
     staged: Option<Services>,
 }
 
-/// Services with the number of their places, which is bounded.
+/// Services with the number of their places and addresses, which is bounded.
 #[derive(Debug, Clone, Default)]
 struct Services {
     by_name: BTreeMap<ServiceName, Arc<Import>>,
-    groups: usize,
+    places: usize,
 }
 
 /// What messages have changed; to be made durable before it is acknowledged.
@@ -56,8 +56,8 @@ pub enum Refusal {
     Service(#[from] InvalidService),
     #[error("more than {SERVICES_MAX} services")]
     TooManyServices,
-    #[error("more than {GROUPS_MAX} places in all services")]
-    TooManyGroups,
+    #[error("more than {PLACES_MAX} places and addresses in all services")]
+    TooManyPlaces,
 }
 
 /// What ends the stream.
@@ -196,19 +196,19 @@ impl Imports {
 
 impl Services {
     fn of(by_name: BTreeMap<ServiceName, Arc<Import>>) -> Self {
-        let groups = by_name.values().map(|import| import.groups.len()).sum();
-        Self { by_name, groups }
+        let places = by_name.values().map(|import| places(import)).sum();
+        Self { by_name, places }
     }
 
     fn put(&mut self, import: Arc<Import>) {
         self.remove(&import.service);
-        self.groups += import.groups.len();
+        self.places += places(&import);
         self.by_name.insert(import.service.clone(), import);
     }
 
     fn remove(&mut self, name: &ServiceName) -> bool {
         let removed = self.by_name.remove(name);
-        self.groups -= removed.as_ref().map_or(0, |import| import.groups.len());
+        self.places -= removed.as_ref().map_or(0, |import| places(import));
         removed.is_some()
     }
 
@@ -218,12 +218,16 @@ impl Services {
         if held.is_none() && self.by_name.len() >= SERVICES_MAX {
             return Err(Refusal::TooManyServices);
         }
-        let others = self.groups - held.map_or(0, |import| import.groups.len());
-        if others + offer.groups.len() > GROUPS_MAX {
-            return Err(Refusal::TooManyGroups);
+        let others = self.places - held.map_or(0, |import| places(import));
+        if others + offer.places() > PLACES_MAX {
+            return Err(Refusal::TooManyPlaces);
         }
         Ok(offer)
     }
+}
+
+fn places(import: &Import) -> usize {
+    import.groups.len() + import.endpoints.len()
 }
 
 #[cfg(test)]
@@ -357,13 +361,13 @@ mod tests {
         assert_eq!(imports.service(said(3, "s0", 2, 1), &mut changed), Ok(Ok(())), "a change needs no room");
         for n in 0..500 {
             let name = format!("s{n}");
-            let before = imports.services.groups;
+            let before = imports.services.places;
             let fits = imports.service(said(4 + n, &name, 3, 100), &mut changed).unwrap();
-            assert_eq!(fits.is_err(), before + 99 > GROUPS_MAX, "{n}: {before}");
+            assert_eq!(fits.is_err(), before + 99 > PLACES_MAX, "{n}: {before}");
         }
-        assert!(imports.services.groups <= GROUPS_MAX && imports.services.groups > GROUPS_MAX - 100);
+        assert!(imports.services.places <= PLACES_MAX && imports.services.places > PLACES_MAX - 100);
         let counted: usize = imports.services().values().map(|import| import.groups.len()).sum();
-        assert_eq!(counted, imports.services.groups);
+        assert_eq!(counted, imports.services.places);
     }
 
     #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use trust_bundle::{Connection, PeerIdentity};
@@ -67,6 +68,8 @@ pub(super) struct JoinCaller {
     pub(super) exporter: [u8; 32],
     /// Proven to be its own, and not yet judged.
     pub(super) chain: Arc<[CertificateDer<'static>]>,
+    /// Strangers may only have so many connections at a time.
+    pub(super) _room: Arc<OwnedSemaphorePermit>,
 }
 
 impl<S, C> Terminated<S, C> {

@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use futures::stream::poll_fn;
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
-use trust_bundle::{ClientAuth, Origin, PeerSide, authenticate, exporter, join_server_config, server_config};
+use trust_bundle::{
+    ClientAuth, Connection, Origin, PeerSide, authenticate, exporter, join_server_config, server_config,
+};
 
 use super::dial::{HANDSHAKE_TIME, KEEPALIVE_EVERY, KEEPALIVE_TIME, rejection};
 use super::dialler::{OWNER, still_believed};
@@ -39,6 +41,10 @@ use crate::clock;
 pub const HANDED_OVER_MAX: usize = 64;
 /// Handshakes at a time (notes/trust 4.4).
 const HANDSHAKES_MAX: usize = 64;
+/// Connections of strangers who may join, at a time (4.4).
+const JOINERS_MAX: usize = 64;
+/// Connections of one trust domain: a stream, the next one, and some that have just broken.
+const CONNECTIONS_PER_TRUST_DOMAIN: usize = 8;
 /// Connections that are ready and wait for their service.
 const READY_MAX: usize = 16;
 /// A peer needs one stream, two while it dials anew.
@@ -78,6 +84,7 @@ async fn accept(
     joiners: mpsc::Sender<JoinStream>,
 ) {
     let stop = us.stop.clone();
+    let joiners_room = Arc::new(Semaphore::new(JOINERS_MAX));
     poll_fn(|cx| handed_over.poll_recv(cx))
         .take_until(stop.cancelled())
         .for_each_concurrent(HANDSHAKES_MAX, |connection| async {
@@ -85,7 +92,7 @@ async fn accept(
                 PeeringService::Federation => {
                     terminate_peer(&us, connection).await.is_some_and(|ready| peers.try_send(ready).is_err())
                 }
-                PeeringService::Join => terminate_joiner(&us, connection)
+                PeeringService::Join => terminate_joiner(&us, connection, &joiners_room)
                     .await
                     .is_some_and(|ready| joiners.try_send(ready).is_err()),
             };
@@ -106,13 +113,22 @@ async fn terminate_peer(us: &Us, connection: HandedOver) -> Option<FederationStr
             |rejection| tracing::warn!(%address, reason = rejection.reason(), %rejection, "peer refused"),
         )
         .ok()?;
+    let same = |open: &Connection| {
+        open.owner() == OWNER
+            && open.peer().is_some_and(|peer| peer.trust_domain() == identity.trust_domain())
+    };
+    if us.deps.registry.count(same) >= CONNECTIONS_PER_TRUST_DOMAIN {
+        tracing::warn!(%address, id = %identity.id(), "more connections than a peer needs; one was dropped");
+        return None;
+    }
     let entry = us.deps.registry.open(Origin::Accepted, OWNER, Some(identity.clone()));
     still_believed(us, &identity).ok()?;
     let caller = FederationCaller { identity, connection: entry.clone() };
     Some(Terminated::new(tls, caller, Some(&entry)))
 }
 
-async fn terminate_joiner(us: &Us, connection: HandedOver) -> Option<JoinStream> {
+async fn terminate_joiner(us: &Us, connection: HandedOver, room: &Arc<Semaphore>) -> Option<JoinStream> {
+    let room = room.clone().try_acquire_owned().ok()?;
     if !join::is_open(us) {
         tracing::info!(address = %connection.peer_address, "nobody may join: no token is waiting to be used");
         return None;
@@ -121,7 +137,7 @@ async fn terminate_joiner(us: &Us, connection: HandedOver) -> Option<JoinStream>
     let tls = handshake(config, connection).await?;
     let session = tls.get_ref().1;
     let chain = session.peer_certificates()?.to_vec().into();
-    let caller = JoinCaller { address, exporter: exporter(session), chain };
+    let caller = JoinCaller { address, exporter: exporter(session), chain, _room: Arc::new(room) };
     Some(Terminated::new(tls, caller, None))
 }
 

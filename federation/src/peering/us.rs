@@ -29,10 +29,11 @@ pub struct Deps {
     pub advertise: Vec<GatewayAddress>,
     pub address_rules: AddressRules,
     pub store: Arc<dyn Store>,
+    /// Holds our own bundle already; bundles of peers are put in and taken out here.
     pub trust: TrustStore,
     pub registry: Registry,
     pub federation_svid: SvidHandle,
-    /// Its chain ends with the root.
+    /// Shown to joiners; its chain ends with the root.
     pub join_svid: SvidHandle,
     /// Our own bundle; each change of it is sent to all peers.
     pub bundle: watch::Receiver<Arc<Bundle>>,

@@ -159,16 +159,20 @@ fn prefix(path: &str) -> Prefix {
 }
 
 fn object_path(object: &ObjectKey) -> String {
-    // The kind is a text of the configuration; everything but its letters and digits is left out.
-    let kind: String = object.kind.chars().filter(char::is_ascii_alphanumeric).take(KIND_BYTES_MAX).collect();
+    // The kind is any text that a document gives; what can be no kind is kept apart from all that are.
+    let kind = if is_kind(&object.kind) { &*object.kind } else { "_" };
     format!("{kind}/{}/{}", object.namespace, object.name)
 }
 
 /// Kinds of the Kubernetes API are names of at most 63 letters and digits.
 const KIND_BYTES_MAX: usize = 63;
 
+fn is_kind(text: &str) -> bool {
+    (1..=KIND_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 fn read_object(kind: &str, namespace: &str, object: &str) -> Option<ObjectKey> {
-    let name = ObjectName::try_from(object).ok()?;
+    let name = ObjectName::try_from(object).ok().filter(|_name| is_kind(kind))?;
     Some(ObjectKey { kind: kind.into(), namespace: self::name(namespace)?, name })
 }
 
@@ -266,6 +270,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_kind_of_document_has_a_place(kind in ".{0,80}", name in "[a-z0-9]{1,63}(\\.[a-z0-9]{1,63}){0,3}") {
+            let Ok(name) = ObjectName::try_from(name.as_str()) else { return Ok(()) };
+            let object = ObjectKey { kind: kind.as_str().into(), namespace: "x".repeat(63).as_str().try_into().unwrap(), name };
+            let place = Place::Document(object);
+            let known = Place::try_from(&place.key());
+            prop_assert_eq!(known.ok(), is_kind(&kind).then_some(place));
+        }
+
         #[test]
         fn keys_and_places_are_one_to_one(path in "(peer|import|address|join|document|trust)(/[a-z0-9.-]{1,9}){1,4}") {
             let Ok(key) = Key::new(&format!("{ROOT}{path}")) else { return Ok(()) };

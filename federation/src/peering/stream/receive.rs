@@ -19,6 +19,13 @@ use crate::store::Revision;
 /// Messages that are taken at once and stored together.
 const BATCH_MAX: usize = 64;
 
+/// What a message made us do; a peer may only ask for so much of it in a time.
+enum Cost {
+    Read,
+    /// Storing, verifying, or a line in the log.
+    More,
+}
+
 impl Session {
     /// Receives until the stream is stopped; `None` if it was.
     pub(super) async fn receive(
@@ -35,15 +42,15 @@ impl Session {
                 () = self.stop.cancelled() => return None,
                 batch = tokio::time::timeout(silence, batches.next()) => batch,
             };
-            let changed = match batch {
+            let costly = match batch {
                 Err(_elapsed) => return Some(StreamEnd::Silent),
                 Ok(None) => return Some(StreamEnd::Closed),
                 Ok(Some(batch)) => match self.take(batch, imports).await {
-                    Ok(changed) => changed,
+                    Ok(costly) => costly,
                     Err(end) => return Some(end),
                 },
             };
-            if changed && !intake.take(instant()) {
+            if costly && !intake.take(instant()) {
                 let ready = intake.ready_at(instant());
                 tokio::select! {
                     () = self.stop.cancelled() => return None,
@@ -54,7 +61,7 @@ impl Session {
         }
     }
 
-    /// Takes messages that came together; says whether they changed what we hold.
+    /// Takes messages that came together; says whether that made more work than reading them (T16).
     async fn take(
         &self,
         batch: Vec<Result<Message, Status>>,
@@ -63,11 +70,15 @@ impl Session {
         // Worked on a copy, so that what could not be stored has not happened.
         let mut next = imports.clone();
         let mut changed = Changed::default();
-        let mut end = None;
+        let (mut end, mut costly) = (None, false);
         for message in batch {
-            if let Err(ended) = self.judge(message, &mut next, &mut changed).await {
-                end = Some(ended);
-                break;
+            match self.judge(message, &mut next, &mut changed).await {
+                Ok(Cost::Read) => {}
+                Ok(Cost::More) => costly = true,
+                Err(ended) => {
+                    end = Some(ended);
+                    break;
+                }
             }
         }
         let position = changed.position;
@@ -82,7 +93,7 @@ impl Session {
             *imports = next;
         }
         match end {
-            None => Ok(position.is_some()),
+            None => Ok(costly || position.is_some()),
             Some(StreamEnd::Removed) => {
                 *imports = Imports::new(self.peer.name.clone(), None, BTreeMap::new());
                 *self.peer.received.lock() = (None, 0);
@@ -98,16 +109,17 @@ impl Session {
         message: Result<Message, Status>,
         imports: &mut Imports,
         changed: &mut Changed,
-    ) -> Result<(), StreamEnd> {
+    ) -> Result<Cost, StreamEnd> {
         let Message { critical, body } = message?;
         let Some(body) = body else {
-            return if critical { Err(StreamEnd::UnknownCritical) } else { Ok(()) };
+            return if critical { Err(StreamEnd::UnknownCritical) } else { Ok(Cost::Read) };
         };
         match body {
             Body::Service(said) => {
                 let revision = Revision(said.revision);
                 if let Err(refusal) = imports.service(said, changed)? {
                     self.refuse(revision, refusal.to_string());
+                    return Ok(Cost::More);
                 }
             }
             Body::ServiceRemoved(said) => imports.removed(&said, changed)?,
@@ -117,17 +129,26 @@ impl Session {
                 let reached = membership::Event::Reached(Revision(said.revision));
                 self.us.sight(&self.peer.name, reached).await;
             }
-            Body::Bundle(said) => self.take_bundle(said, imports).await?,
-            Body::Gateways(said) => self.take_gateways(&said).await?,
+            Body::Bundle(said) => {
+                self.take_bundle(said, imports).await?;
+                return Ok(Cost::More);
+            }
+            Body::Gateways(said) => {
+                self.take_gateways(&said).await?;
+                return Ok(Cost::More);
+            }
             Body::Ack(said) => self.note_ack(&said),
-            Body::Nack(said) => self.note_nack(&said),
+            Body::Nack(said) => {
+                self.note_nack(&said);
+                return Ok(Cost::More);
+            }
             Body::Removed(said) => {
                 tracing::warn!(target: "isthmus::audit", peer = %self.peer.name, by = %wire::shown(&said.by), "the peer ended the relationship");
                 return Err(StreamEnd::Removed);
             }
             Body::Hello(_) => return Err(StreamEnd::Hello("hello was said twice".to_owned())),
         }
-        Ok(())
+        Ok(Cost::Read)
     }
 
     async fn take_bundle(&self, said: proto::Bundle, imports: &Imports) -> Result<(), StreamEnd> {

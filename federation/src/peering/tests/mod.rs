@@ -2,6 +2,7 @@
 
 mod hostile;
 mod join;
+mod secrets;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
