@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use federation::model::{ClusterName, ServiceName};
+use federation::model::ClusterName;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::{ALPN, SslDigest, TlsRef};
 use pingora_core::protocols::{
@@ -26,12 +26,16 @@ use pingora_core::protocols::{
 };
 use pingora_http::ResponseHeader;
 use rustls::CommonState;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use trust_bundle::{Connection, SpiffeId};
 
 use crate::clock;
+use crate::destination::DestinationKey;
 use crate::peekable::Peekable;
+use crate::router::ListenerKey;
+use crate::telemetry::Entrance;
 
 /// What all byte streams of the gateway have in common.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sync + fmt::Debug + 'static {}
@@ -45,21 +49,24 @@ pub enum ConnectionKind {
     /// A socket of `Gateway` listeners: by their routes.
     Ingress(ListenerKey),
     /// A port of a service's own address: always that port.
-    Virtual { service: ServiceName, port: u16 },
-    /// Inside an HTTP/1.1 CONNECT on the mesh listener: always the authority that it named.
-    ForwardTunnel { authority: Arc<str> },
+    Virtual(DestinationKey),
+    /// Inside an HTTP/1.1 CONNECT on the mesh listener: always what it named.
+    ForwardTunnel(DestinationKey),
     /// A peer's gateway opened it: by `isthmus-to`.
     Link(ClusterName),
     /// Inside a CONNECT stream of a link: always what the stream was opened to.
     LinkTunnel(Arc<LinkTunnel>),
 }
 
-/// The socket that `Gateway` listeners share; Host chooses between them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ListenerKey {
-    /// None is the address that the static configuration names for gateways.
-    pub address: Option<IpAddr>,
-    pub port: u16,
+impl ConnectionKind {
+    pub fn entrance(&self) -> Entrance {
+        match self {
+            Self::Mesh | Self::ForwardTunnel(_) => Entrance::Mesh,
+            Self::Ingress(_) => Entrance::Ingress,
+            Self::Virtual(_) => Entrance::Virtual,
+            Self::Link(_) | Self::LinkTunnel(_) => Entrance::Link,
+        }
+    }
 }
 
 /// What the head of a link's CONNECT stream said; it holds for all that follows inside.
@@ -85,6 +92,14 @@ pub struct Entry {
 /// The connection behind a digest: of a downstream session, or of an upstream one.
 pub fn entry_of(digest: &Digest) -> Option<&Arc<Entry>> {
     digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
+}
+
+/// Waits until a connection shall finish what it has.
+pub async fn until_drained(drain: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it whoever could ask for a drain.
+    if drain.wait_for(|drain| *drain).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What streams inside a connection share with it; a clone costs a few reference counts.
@@ -205,6 +220,10 @@ impl<S> ConnectionIo<S> {
         self.facts.connection()
     }
 
+    pub fn get_ref(&self) -> &S {
+        self.stream.get_ref()
+    }
+
     pub fn head(&self) -> &[u8] {
         self.stream.head()
     }
@@ -222,6 +241,28 @@ impl<S: AsyncRead + Unpin> ConnectionIo<S> {
             biased;
             () = cut.cancelled() => Err(cut_error()),
             read = self.stream.peek_more() => read,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
+    /// Ends the stream so that the other side can tell it from a failure: close_notify, END_STREAM, FIN.
+    pub async fn end(&mut self) {
+        // The other side may be gone already; there is nobody to tell.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl<S: AsyncRead + Unpin> ConnectionIo<S> {
+    /// Reads on without looking: closed with unread bytes, TCP would take back what we said last.
+    pub async fn discard(&mut self, bytes_max: usize) {
+        let mut left = bytes_max;
+        let mut buf = [0; 4096];
+        while left > 0 {
+            match self.read(&mut buf).await {
+                Ok(n @ 1..) => left = left.saturating_sub(n),
+                Ok(0) | Err(_) => return,
+            }
         }
     }
 }
@@ -327,8 +368,7 @@ fn cut_error() -> io::Error {
 #[async_trait]
 impl<S: AsyncWrite + Unpin + Send> Shutdown for ConnectionIo<S> {
     async fn shutdown(&mut self) {
-        // The other side may be gone already; there is nobody to tell.
-        let _ = AsyncWriteExt::shutdown(self).await;
+        self.end().await;
     }
 }
 
@@ -380,11 +420,11 @@ impl<S: Send> Peek for ConnectionIo<S> {}
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
     use trust_bundle::{Origin, Registry};
 
     use super::*;
+    use crate::destination::Scope;
 
     async fn accepted(registry: &Registry) -> (ConnectionIo<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -414,11 +454,12 @@ mod tests {
     async fn a_stream_inside_keeps_the_connection_and_changes_the_route() {
         let registry = Registry::default();
         let (io, client) = accepted(&registry).await;
-        let inner = io.facts().inside(ConnectionKind::ForwardTunnel { authority: "a.b:80".into() });
+        let key = DestinationKey { service: "a.b".parse().unwrap(), scope: Scope::Merged, port: 80 };
+        let inner = io.facts().inside(ConnectionKind::ForwardTunnel(key.clone()));
         let digest = inner.digest();
         let entry = entry_of(&digest).unwrap();
         assert_eq!(entry.connection.id(), io.connection().id());
-        assert_eq!(entry.kind, ConnectionKind::ForwardTunnel { authority: "a.b:80".into() });
+        assert_eq!(entry.kind, ConnectionKind::ForwardTunnel(key));
         assert_eq!(entry.client, Some(client.local_addr().unwrap()));
         assert_eq!(io.facts().kind(), &ConnectionKind::Mesh);
     }

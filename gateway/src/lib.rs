@@ -1,15 +1,22 @@
 //! How a request gets there: listeners, router, balancer, links, upstream, telemetry.
 
+pub mod answer;
 pub mod balancer;
 pub mod clock;
 pub mod connection;
+pub mod context;
 pub mod destination;
 pub mod fault;
 pub mod filter;
+mod forward_proxy;
+pub mod gateway;
 pub mod headers;
 pub mod link;
 pub mod listener;
 pub mod peekable;
+pub mod plane;
+pub mod proxy;
+mod recording;
 pub mod router;
 pub mod snapshot;
 pub mod telemetry;

@@ -1,0 +1,116 @@
+//! HTTP/2 on one stream: our own accept loop into the shared `HttpProxy`.
+//!
+//! pingora's loop takes its options, its idle time and its shutdown from the proxy, which is one for
+//! all. Here they belong to the connection. What pingora keeps to itself, the budget for malformed
+//! streams, is counted here too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::ALPN;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{self as h2_server, H2Accept, HttpSession};
+use tokio::time::timeout;
+
+use super::WRITE_STALL_MAX;
+use super::server::Server;
+use crate::connection::{ConnectionIo, ConnectionKind, Facts, Transport, until_drained};
+use crate::link;
+use crate::windows::Windows;
+
+/// Streams of one connection that were rejected while being accepted; interoperable peers have none.
+const MALFORMED_STREAMS_MAX: usize = 32;
+/// For the connection preface; whoever chose HTTP/2 has it ready.
+const PREFACE_TIME_MAX: Duration = Duration::from_secs(10);
+/// A client may keep a connection for later, but not for ever. Links are kept for good.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+
+/// Whose requests a connection carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Clients,
+    Link,
+}
+
+impl Role {
+    fn windows(self) -> Windows {
+        match self {
+            Self::Clients => Windows::CLIENTS,
+            Self::Link => Windows::LINK,
+        }
+    }
+}
+
+/// Serves until the client is gone, or until all is finished after a drain.
+pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S>, role: Role) {
+    let facts = io.facts().clone();
+    let mut drain = facts.connection().drained();
+    let digest = Arc::new(facts.digest());
+    let handshake = h2_server::handshake(Box::new(io.speaking(ALPN::H2)), Some(role.windows().server()));
+    let Ok(Ok(mut connection)) = timeout(PREFACE_TIME_MAX, handshake).await else { return };
+    let streams = Arc::new(AtomicUsize::new(0));
+    let (mut ending, mut malformed) = (false, 0);
+    while malformed < MALFORMED_STREAMS_MAX {
+        tokio::select! {
+            biased;
+            () = until_drained(&mut drain), if !ending => {
+                connection.graceful_shutdown();
+                ending = true;
+            }
+            accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    spawn(server, session, &facts, StreamGuard::new(&streams));
+                }
+                Ok(Some(H2Accept::Rejected)) => malformed += 1,
+                Ok(None) | Err(_) => return,
+            },
+            () = tokio::time::sleep(IDLE_MAX), if role == Role::Clients && !ending => {
+                if streams.load(Ordering::Relaxed) == 0 {
+                    connection.graceful_shutdown();
+                    ending = true;
+                }
+            }
+        }
+    }
+    server.refused(facts.kind().entrance(), "http2_malformed_streams");
+}
+
+fn spawn(server: &Arc<Server>, session: HttpSession, facts: &Facts, guard: StreamGuard) {
+    let peer = match facts.kind() {
+        ConnectionKind::Link(peer) => Some(peer),
+        _ => None,
+    };
+    if let Some(peer) = peer.filter(|_| session.req_header().uri.path() == link::CONTROL_PATH) {
+        let (links, peer, facts) = (server.links().clone(), peer.clone(), facts.clone());
+        server.tasks().spawn(async move {
+            links.serve_control(peer, session, facts).await;
+            drop(guard);
+        });
+        return;
+    }
+    let (server, drain) = (server.clone(), facts.connection().drained());
+    server.clone().tasks().spawn(async move {
+        let mut session = ServerSession::new_http2(session);
+        session.set_write_timeout(Some(WRITE_STALL_MAX));
+        server.proxy().process_new_http(session, &drain).await;
+        drop(guard);
+    });
+}
+
+/// Counts one stream while it is served.
+struct StreamGuard(Arc<AtomicUsize>);
+
+impl StreamGuard {
+    fn new(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(streams.clone())
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
