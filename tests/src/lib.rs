@@ -1,1 +1,18 @@
 //! The harness of the tests that cross crates.
+//!
+//! Real sockets on port 0, a real CA in a temporary directory, snapshots made by the real catalog from
+//! documents. Nothing here sleeps for a fixed time: what takes a while is waited for, with a deadline.
+
+mod echo;
+mod eventually;
+mod gateway;
+mod http1;
+mod scene;
+mod trust;
+
+pub use echo::{EchoServer, HttpEcho};
+pub use eventually::{eventually, within};
+pub use gateway::TestGateway;
+pub use http1::{Answer, Http1};
+pub use scene::Scene;
+pub use trust::TestTrustDomain;

@@ -1,0 +1,163 @@
+//! Endpoints that say what reached them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+
+/// Sends back what it reads; ends its half when the client has ended its own.
+#[derive(Debug)]
+pub struct EchoServer {
+    address: SocketAddr,
+    /// Connections that were accepted so far.
+    accepted: Arc<AtomicUsize>,
+    _tasks: Tasks,
+}
+
+/// HTTP/1.1: answers with the request head in the body, and keeps the connection.
+///
+/// `/held` is only answered after `release()`.
+#[derive(Debug)]
+pub struct HttpEcho {
+    address: SocketAddr,
+    gate: Arc<Gate>,
+    _tasks: Tasks,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    waiting: AtomicUsize,
+    open: Notify,
+}
+
+impl EchoServer {
+    pub async fn start() -> Self {
+        let accepted = Arc::<AtomicUsize>::default();
+        let count = accepted.clone();
+        let (address, tasks) = serve(move |stream| {
+            count.fetch_add(1, Ordering::Relaxed);
+            echo(stream)
+        })
+        .await;
+        Self { address, accepted, _tasks: tasks }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl HttpEcho {
+    pub async fn start() -> Self {
+        let gate = Arc::<Gate>::default();
+        let served = gate.clone();
+        let (address, tasks) = serve(move |stream| http(stream, served.clone())).await;
+        Self { address, gate, _tasks: tasks }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests that wait at `/held`.
+    pub fn held(&self) -> usize {
+        self.gate.waiting.load(Ordering::Relaxed)
+    }
+
+    pub fn release(&self) {
+        self.gate.open.notify_waiters();
+    }
+}
+
+/// Aborts what it runs when dropped.
+#[derive(Debug)]
+struct Tasks {
+    tracker: TaskTracker,
+    accepting: tokio::task::AbortHandle,
+    _token: TaskTrackerToken,
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.tracker.close();
+    }
+}
+
+async fn serve<F>(connection: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Tasks)
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let tracker = TaskTracker::new();
+    let tasks = tracker.clone();
+    let accepting = tracker.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tasks.spawn(connection(stream));
+        }
+    });
+    let tasks = Tasks { accepting: accepting.abort_handle(), _token: tracker.token(), tracker };
+    (address, tasks)
+}
+
+async fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut read, mut write) = stream.split();
+    tokio::io::copy(&mut read, &mut write).await?;
+    write.shutdown().await
+}
+
+async fn http(mut stream: TcpStream, gate: Arc<Gate>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut unread = Vec::new();
+    while let Some(head) = read_head(&mut stream, &mut unread).await? {
+        let length = header(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        while unread.len() < length {
+            if stream.read_buf(&mut unread).await? == 0 {
+                return Ok(());
+            }
+        }
+        unread.drain(..length);
+        if head.split(' ').nth(1) == Some("/held") {
+            let opened = gate.open.notified();
+            gate.waiting.fetch_add(1, Ordering::Relaxed);
+            opened.await;
+        }
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nisthmus-fault: policy\r\nContent-Length: {}\r\n\r\n{head}",
+            head.len()
+        );
+        stream.write_all(answer.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// The next head with its empty line, or none at the end of the stream.
+async fn read_head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<Option<String>> {
+    loop {
+        if let Some(at) = unread.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = unread.drain(..at + 4).collect();
+            return String::from_utf8(head).map(Some).map_err(io::Error::other);
+        }
+        if stream.read_buf(unread).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// The value of a header in the text of a head.
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let fields = head.lines().filter_map(|line| line.split_once(':'));
+    let mut found = fields.filter(|(field, _)| field.trim().eq_ignore_ascii_case(name));
+    found.next().map(|(_, value)| value.trim())
+}

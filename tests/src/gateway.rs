@@ -1,0 +1,185 @@
+//! A whole data plane of one cluster in this process, and ways to reach it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use federation::control::Report;
+use federation::snapshot::Snapshot;
+use gateway::gateway::{Gateway, GatewayDeps, Settings};
+use gateway::link::{LinkParts, Links};
+use gateway::listener::{HANDOVERS_MAX, Handover, Room};
+use gateway::plane::Plane;
+use gateway::telemetry::{AccessLog, LineLog, Memory, Metrics, Output};
+use gateway::windows::Windows;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trust_bundle::{ExpectedPeer, Registry, SvidHandle, TrustStore, client_config};
+
+use crate::{Http1, Scene, TestTrustDomain, within};
+
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Runs until dropped or shut down.
+#[derive(Debug)]
+pub struct TestGateway {
+    pub cluster: String,
+    pub mesh: SocketAddr,
+    pub east_west: SocketAddr,
+    pub trust: TrustStore,
+    pub registry: Registry,
+    pub metrics: Metrics,
+    pub plane: Arc<Plane>,
+    pub handovers: mpsc::Receiver<Handover>,
+    pub reports: mpsc::Receiver<Report>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    log: LineLog,
+    lines: Memory,
+    shutdown: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl TestGateway {
+    /// Trusts its own domain; `trust.put` adds others.
+    pub async fn start(cluster: &str, domain: &TestTrustDomain, scene: &mut Scene) -> Self {
+        let trust = TrustStore::new();
+        trust.put(domain.bundle()).expect("a first bundle");
+        Self::start_trusting(cluster, domain, trust, scene).await
+    }
+
+    pub async fn start_trusting(
+        cluster: &str,
+        domain: &TestTrustDomain,
+        trust: TrustStore,
+        scene: &mut Scene,
+    ) -> Self {
+        let (snapshots, following) = watch::channel(scene.snapshot());
+        let (report, reports) = mpsc::channel(federation::control::REPORTS_MAX);
+        let (handover, handovers) = mpsc::channel(HANDOVERS_MAX);
+        let (registry, metrics, tasks) = (Registry::new(), Metrics::new(), TaskTracker::new());
+        let svid = domain.svid("/isthmus/gateway");
+        let lines = Memory::default();
+        let (log, writer) = LineLog::build(Output::Memory(lines.clone())).expect("memory can be written");
+        thread::spawn(move || writer.run());
+        let links = Links::build(LinkParts {
+            trust: trust.clone(),
+            svid: svid.clone(),
+            registry: registry.clone(),
+            snapshots: following.clone(),
+            reports: report.clone(),
+            tasks: tasks.clone(),
+            windows: Windows::LINK,
+            replica: format!("{cluster}-1").try_into().expect("a replica id"),
+        });
+        let settings = Settings {
+            mesh: Some(ANY),
+            east_west: ANY,
+            ingress: ANY.ip(),
+            drain_time: Duration::from_secs(10),
+        };
+        let gateway = Gateway::build(GatewayDeps {
+            settings,
+            snapshots: following,
+            trust: trust.clone(),
+            svid,
+            registry: registry.clone(),
+            links: links.clone(),
+            reports: report,
+            metrics: metrics.clone(),
+            access_log: AccessLog::new(log.clone()),
+            handover,
+            room: Room::within(None),
+            tasks: TaskTracker::new(),
+        });
+        let gateway = gateway.await.expect("a gateway on free ports");
+        let (mesh, east_west) = (gateway.mesh_address().expect("configured"), gateway.east_west_address());
+        let (plane, shutdown) = (gateway.plane().clone(), CancellationToken::new());
+        let ended = shutdown.clone();
+        let running = tasks.spawn(async move {
+            let stop_links = CancellationToken::new();
+            let drained = async {
+                gateway.run(ended).await;
+                stop_links.cancel();
+            };
+            tokio::join!(drained, links.run(stop_links.clone()));
+        });
+        Self {
+            cluster: cluster.to_owned(),
+            mesh,
+            east_west,
+            trust,
+            registry,
+            metrics,
+            plane,
+            handovers,
+            reports,
+            snapshots,
+            log,
+            lines,
+            shutdown,
+            running,
+        }
+    }
+
+    /// A plain connection to the mesh listener.
+    pub async fn client(&self) -> Http1<TcpStream> {
+        Http1::new(connect(self.mesh).await)
+    }
+
+    /// The data plane follows what the control plane knows now.
+    pub fn publish(&self, scene: &mut Scene) {
+        self.snapshots.send_replace(scene.snapshot());
+    }
+
+    /// Dials the port between clusters as somebody with this SVID, who trusts what we trust.
+    pub async fn dial(
+        &self,
+        svid: &SvidHandle,
+        name: &str,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let own = self.trust.load();
+        let domain = own.bundles().map(|bundle| bundle.trust_domain().clone());
+        let gateways =
+            domain.filter_map(|domain| trust_bundle::SpiffeId::new(&domain, "/isthmus/gateway").ok());
+        let config = client_config(&self.trust, svid, ExpectedPeer::AnyOf(gateways.collect()), &[alpn]);
+        let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
+        TlsConnector::from(config).connect(name, connect(self.east_west).await).await
+    }
+
+    /// The lines of the access log so far.
+    pub fn log(&self) -> Vec<serde_json::Value> {
+        self.log.flush();
+        self.lines.entries()
+    }
+
+    /// Asks it to drain and to end.
+    pub fn shut_down(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) {
+        within("the drain of a gateway", &mut self.running).await.expect("a gateway ends without a panic");
+    }
+}
+
+impl Drop for TestGateway {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        self.running.abort();
+    }
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.expect("the gateway listens");
+    stream.set_nodelay(true).expect("a TCP stream");
+    stream
+}
