@@ -1,6 +1,10 @@
 //! What peers offer: merging, who may contribute (T5), freshness.
 
-use super::*;
+use std::sync::Arc;
+
+use super::world::{CART, CART_EXPORT, World, cluster, import, imports, name, peer, port};
+use crate::catalog::{ConditionKind, Event, Source, Verdict};
+use crate::model::{Freshness, Import, Peer, RelationshipState, ServiceKind, Timestamp};
 
 fn import_condition(
     world: &mut World,

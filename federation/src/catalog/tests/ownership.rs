@@ -1,6 +1,7 @@
 //! One object, one owner.
 
-use super::*;
+use super::world::{CART, World, file, name};
+use crate::catalog::{Event, Source, Verdict};
 
 const OTHER_CART: &str = "
 apiVersion: v1

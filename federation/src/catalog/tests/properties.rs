@@ -1,10 +1,14 @@
 //! Whatever order the sources speak in, the same is known in the end.
 
+use std::sync::Arc;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 
-use super::*;
+use super::world::{self, World, cluster, file, imports, name, peer, port};
+use crate::catalog::Event;
+use crate::model::{Freshness, Import, Peer, ServiceKind};
 
 /// What one source says, in its own order.
 type Stream = Vec<Event>;
@@ -67,7 +71,7 @@ fn peer_event(name: &'static str) -> impl Strategy<Value = Event> {
             move |(service, created, number, headless)| Import {
                 kind: if headless { ServiceKind::Headless } else { ServiceKind::ClusterSetIp },
                 ports: vec![port("http", number)],
-                ..super::import(name, service, created)
+                ..world::import(name, service, created)
             },
         )
     };
@@ -75,7 +79,7 @@ fn peer_event(name: &'static str) -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => import().prop_map(|import| Event::ImportChanged(Arc::new(import))),
         2 => vec(import(), 0..3).prop_map(move |list| Event::ImportsReplaced { peer: cluster(name), imports: imports(list) }),
-        1 => service().prop_map(move |service| Event::ImportRemoved { peer: cluster(name), service: super::name(service) }),
+        1 => service().prop_map(move |service| Event::ImportRemoved { peer: cluster(name), service: world::name(service) }),
         1 => freshness.prop_map(move |freshness| Event::FreshnessChanged { peer: cluster(name), freshness }),
         2 => (1_i64..5, any::<bool>()).prop_map(move |(joined, same)| {
             let sameness = if same { vec!["x".try_into().unwrap()] } else { vec![] };

@@ -1,6 +1,9 @@
 //! Gateways, routes and what they refer to (notes/conformance 5.2, 5.4).
 
-use super::*;
+use std::sync::Arc;
+
+use super::world::{CART, World, import, object_key};
+use crate::catalog::{ConditionKind, Event, Verdict};
 use crate::model::{Backend, BackendTarget};
 
 const EDGE: &str = "

@@ -1,8 +1,12 @@
 //! A change costs what it touches, however much there is besides.
 
-use super::*;
-use crate::catalog::{EndpointSlice, Object};
-use crate::model::{Endpoint, Host, Readiness, Service};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::world::{World, cluster, name, object_key, port};
+use crate::catalog::{EndpointSlice, Event, Object, Source};
+use crate::model::{Endpoint, Host, Locality, Readiness, Service, ServiceKind, ServiceName, Timestamp};
+use crate::snapshot::Snapshot;
 
 const SERVICES: usize = 1000;
 const ENDPOINTS_EACH: usize = 100;

@@ -1,7 +1,8 @@
 //! This cluster's own services and exports.
 
-use super::*;
-use crate::model::Readiness;
+use super::world::{CART, CART_EXPORT, World, cluster, name, object_key, peer};
+use crate::catalog::{ConditionKind, Event, Verdict};
+use crate::model::{Peer, Readiness, RelationshipState, ServiceKind, Timestamp};
 
 #[test]
 fn a_service_holds_the_endpoints_of_all_its_slices() {

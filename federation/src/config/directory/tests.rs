@@ -2,9 +2,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::*;
-use crate::catalog::Source;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::documents::Documents;
+use super::scan::{self, Scanner};
+use super::{DirectorySource, Problem, Problems};
+use crate::catalog::{Event, Source};
 use crate::model::Timestamp;
 
 /// Far beyond what a pass takes; reached only when something is broken.

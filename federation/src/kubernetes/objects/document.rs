@@ -11,6 +11,8 @@ use crate::model::{Label, ObjectKey, ObjectName};
 
 /// Documents of one text; the rest is refused as one problem.
 const DOCUMENTS_MAX: usize = 10_000;
+/// Kinds of the Kubernetes API are shorter.
+const KIND_BYTES_MAX: usize = 63;
 /// Where a document names no namespace, as `kubectl` has it.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -155,6 +157,12 @@ fn read(node: &Node) -> Result<(ObjectKey, Read), InvalidObject> {
 
 impl Header {
     fn key(&self) -> Result<ObjectKey, InvalidObject> {
+        // A kind becomes part of a key of the store and of what is shown.
+        if !(1..=KIND_BYTES_MAX).contains(&self.kind.len())
+            || !self.kind.bytes().all(|b| b.is_ascii_alphanumeric())
+        {
+            return Err(InvalidObject::new("kind", "must be letters and digits"));
+        }
         let name = self.metadata.name.as_str();
         let namespace = self.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         Ok(ObjectKey {

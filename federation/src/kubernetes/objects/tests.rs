@@ -130,6 +130,7 @@ fn a_bad_document_names_line_and_field() {
             "DNS label",
         ),
         case(document("v1", "Gizmo", ""), 2, Some("kind"), "known are"),
+        case(document("v1", "'../x'", ""), 2, Some("kind"), "letters and digits"),
         case(document("v1", "ServiceImport", ""), 2, Some("kind"), "ServiceExport"),
         case(document("v2", "Service", ""), 1, Some("apiVersion"), "hint"),
         case(
