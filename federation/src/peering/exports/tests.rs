@@ -1,3 +1,5 @@
+//! The view of a peer and the log of its changes, as scenarios and as a model of a peer that follows.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

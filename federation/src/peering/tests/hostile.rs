@@ -1,11 +1,16 @@
 //! A peer that has joined and now says what no honest one says (notes/trust 4.3).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
-use trust_bundle::{Bundle, ExpectedPeer, client_config};
+use trust_bundle::{BuiltinCa, Bundle, ExpectedPeer, SvidHandle, TrustDomain, TrustStore, client_config};
 
-use super::*;
+use super::fixture::{PATIENCE, Site, TestCluster, eventually, name};
+use crate::clock;
+use crate::issuer::Role;
 use crate::peering::dial;
 use crate::peering::proto::message::Body;
 use crate::peering::proto::peering_client::PeeringClient;

@@ -1,19 +1,23 @@
 //! Joining with a token: rules J1 to J10 of notes/trust 4.2.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Message as _;
 use tonic::Code;
 use trust_bundle::{JoinToken, Rejection, SvidHandle, TokenParts, exporter, join_client_config};
 
-use super::*;
+use super::fixture::{Site, TestCluster, eventually, name};
+use crate::clock;
+use crate::issuer::Role;
 use crate::peering::dial::{self, DialError};
 use crate::peering::join::JoinError;
 use crate::peering::proto::join_client::JoinClient;
 use crate::peering::proto::{JoinRequest, RedeemRequest, RedeemResponse};
 use crate::peering::records::TokenState;
 use crate::store::keys;
-use crate::store::list_all;
+use crate::store::{Store, list_all};
 
 const TTL: Duration = Duration::from_secs(900);
 

@@ -1,14 +1,17 @@
 //! The secret of a token is nowhere but in the token (J4).
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
 
-use super::*;
+use super::fixture::{TestCluster, name};
 
 /// Everything that is logged, at every level.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +19,7 @@ struct Everything(Arc<Mutex<String>>);
 
 impl Visit for Everything {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        drop(writeln!(self.0.lock(), "{field}={value:?}"));
+        let _always_fits = writeln!(self.0.lock(), "{field}={value:?}");
     }
 }
 

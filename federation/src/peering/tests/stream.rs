@@ -1,14 +1,16 @@
 //! The peering stream between two honest clusters.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use trust_bundle::Bundle;
 
-use super::*;
-use crate::model::RelationshipState;
+use super::fixture::{Site, TestCluster, eventually, name};
+use crate::clock;
+use crate::model::{Freshness, RelationshipState};
 use crate::peering::seat::Dialled;
 use crate::store::keys::{self, Place};
-use crate::store::list_all;
+use crate::store::{Store, list_all};
 
 /// Two clusters that have joined; the stream is up.
 async fn joined() -> (TestCluster, TestCluster) {
