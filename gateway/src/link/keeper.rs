@@ -218,8 +218,9 @@ impl Keeper {
     fn heard(&mut self, link: LinkId, told: Told) {
         match told {
             Told::Answered(round_trip) => {
-                self.http.plan.answered(link);
-                self.tunnels.plan.answered(link);
+                let now = clock::now();
+                self.http.plan.answered(link, now);
+                self.tunnels.plan.answered(link, now);
                 // What the tunnels' links prove, the others prove too; one measure is enough.
                 if self.http.live.contains_key(&link) {
                     self.answered(round_trip);
@@ -230,8 +231,9 @@ impl Keeper {
                 self.tunnels.plan.silent(link);
             }
             Told::Leaving => {
-                self.http.plan.leaving(link);
-                self.tunnels.plan.leaving(link);
+                let (now, rng) = (clock::now(), &mut rand::rng());
+                self.http.plan.leaving(link, now, rng);
+                self.tunnels.plan.leaving(link, now, rng);
             }
             Told::Replicas(replicas) => self.set_replicas(replicas),
             Told::Ready(services) => self.lender.note_ready(services),
@@ -338,7 +340,7 @@ impl<L: Lent + Clone> Side<L> {
     fn look_again(&mut self) {
         for line in self.live.values().map(Lent::line) {
             if line.condition() == Condition::Leaving {
-                self.plan.leaving(line.id());
+                self.plan.leaving(line.id(), clock::now(), &mut rand::rng());
             }
         }
     }

@@ -159,9 +159,6 @@ impl Plan {
         rng: &mut impl Rng,
     ) -> bool {
         let Some(address) = self.dialling.remove(&attempt) else { return false };
-        let wait = self.waits.entry(address.clone()).or_default();
-        wait.backoff.succeed();
-        wait.until = None;
         if self.is_duplicate(link.replica.as_ref(), now) && self.duplicates < DUPLICATES_MAX {
             self.duplicates += 1;
             let pause = DUPLICATE_PAUSE.mul_f64(rng.random_range(0.5..=1.0));
@@ -170,6 +167,7 @@ impl Plan {
         }
         self.duplicates = 0;
         let Established { link, replica, due } = link;
+        self.waits.entry(address.clone()).or_default().until = None;
         let held = Held { address, replica, since: now, due, standing: Standing::Serving };
         self.links.insert(link, held);
         true
@@ -182,8 +180,17 @@ impl Plan {
     }
 
     /// The peer said that it goes, or stopped taking streams.
-    pub(super) fn leaving(&mut self, link: LinkId) {
-        self.set_standing(link, Standing::Leaving);
+    pub(super) fn leaving(&mut self, link: LinkId, now: Instant, rng: &mut impl Rng) {
+        let Some(held) = self.links.get_mut(&link) else { return };
+        if matches!(held.standing, Standing::Leaving | Standing::Retired) {
+            return;
+        }
+        held.standing = Standing::Leaving;
+        // A gateway that goes may go on accepting; it shall not make us dial in a loop.
+        if now.duration_since(held.since) < SHORT_LIFE {
+            let wait = self.waits.entry(held.address.clone()).or_default();
+            wait.until = Some(now + GOODBYE_PAUSE.mul_f64(rng.random_range(0.5..=1.0)));
+        }
     }
 
     pub(super) fn silent(&mut self, link: LinkId) {
@@ -192,16 +199,23 @@ impl Plan {
         }
     }
 
-    pub(super) fn answered(&mut self, link: LinkId) {
-        if self.standing(link) == Some(Standing::Silent) {
-            self.set_standing(link, Standing::Serving);
+    pub(super) fn answered(&mut self, link: LinkId, now: Instant) {
+        let Some(held) = self.links.get_mut(&link) else { return };
+        if held.standing == Standing::Silent {
+            held.standing = Standing::Serving;
+        }
+        // Only what lasts is a success: coming up and going at once is a failure too.
+        if held.standing == Standing::Serving && now.duration_since(held.since) >= SHORT_LIFE {
+            let wait = self.waits.entry(held.address.clone()).or_default();
+            wait.backoff.succeed();
         }
     }
 
     pub(super) fn closed(&mut self, link: LinkId, now: Instant, rng: &mut impl Rng) {
         let Some(held) = self.links.remove(&link) else { return };
-        // Who accepts and then closes shall not make us dial in a loop.
-        if held.standing != Standing::Retired && now.duration_since(held.since) < SHORT_LIFE {
+        // Nor shall one that accepts and then closes.
+        let unexpected = matches!(held.standing, Standing::Serving | Standing::Silent);
+        if unexpected && now.duration_since(held.since) < SHORT_LIFE {
             self.back_off(&held.address, now, rng);
         }
     }
@@ -292,6 +306,8 @@ const EXTRA_MAX: usize = 12;
 /// A load balancer of four replicas misses the last of them eight times in a row once in ten.
 const DUPLICATES_MAX: u32 = 8;
 const DUPLICATE_PAUSE: Duration = Duration::from_millis(300);
+/// Such a gateway is alive, and requests wait for the next link: no need to double it.
+const GOODBYE_PAUSE: Duration = Duration::from_millis(500);
 const SHORT_LIFE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -18,4 +18,4 @@ mod upgrade;
 pub use connector::LinkConnector;
 pub use peer::{Speaking, Upstream};
 pub use resolver::{Resolver, Unresolved};
-pub use session::LinkSession;
+pub use session::{LinkSession, was_unprocessed};

@@ -32,6 +32,17 @@ impl LinkSession {
     }
 }
 
+/// Is it proven that the other end has not looked at the request, so that even a POST may be sent again.
+///
+/// A gateway that drains closes streams that came too late without processing them, and says so (RFC
+/// 9113, sections 6.8 and 8.7). Idempotence has nothing to do with it.
+pub fn was_unprocessed(error: &Error) -> bool {
+    let Some(cause) = error.root_cause().downcast_ref::<h2::Error>() else { return false };
+    let goodbye = cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
+    let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+    cause.is_remote() && (goodbye || refused)
+}
+
 #[async_trait]
 impl Session for LinkSession {
     async fn write_request_header(&mut self, mut request: Box<RequestHeader>, end: bool) -> Result<()> {

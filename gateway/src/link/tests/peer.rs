@@ -20,6 +20,7 @@ use trust_bundle::{
 };
 
 use super::domain::Domain;
+use super::front::speak_http1;
 use crate::clock;
 use crate::connection::{ConnectionIo, ConnectionKind, Facts, Transport};
 use crate::fault::Fault;
@@ -256,6 +257,12 @@ async fn tunnel(request: http::Request<h2::RecvStream>, mut respond: h2::server:
     let target = request.uri().authority().unwrap().to_string();
     if target == "silent.default:7" {
         return std::future::pending().await;
+    }
+    if target == "upgrade.default:80" {
+        let send = respond.send_response(Response::new(()), false).unwrap();
+        // The other end of a test may go at any time.
+        let _ = speak_http1(Tunnel::new(send, request.into_body())).await;
+        return;
     }
     if target != "echo.default:7" {
         let fault = target.split('.').next().unwrap().parse::<Fault>();
