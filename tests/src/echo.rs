@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 /// Sends back what it reads; ends its half when the client has ended its own.
 #[derive(Debug)]
@@ -21,7 +22,8 @@ pub struct EchoServer {
 
 /// HTTP/1.1: answers with the request head in the body, and keeps the connection.
 ///
-/// `/held` is only answered after `release()`.
+/// `/held` is only answered after `release()`, `/bytes/<n>` with so many bytes; an upgrade is granted and
+/// echoes.
 #[derive(Debug)]
 pub struct HttpEcho {
     address: SocketAddr,
@@ -78,19 +80,10 @@ impl HttpEcho {
     }
 }
 
-/// Aborts what it runs when dropped.
+/// Ends what it runs, open connections included, when dropped.
 #[derive(Debug)]
 struct Tasks {
-    tracker: TaskTracker,
-    accepting: tokio::task::AbortHandle,
-    _token: TaskTrackerToken,
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.accepting.abort();
-        self.tracker.close();
-    }
+    _end: DropGuard,
 }
 
 async fn serve<F>(connection: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Tasks)
@@ -99,15 +92,14 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let tracker = TaskTracker::new();
-    let tasks = tracker.clone();
-    let accepting = tracker.spawn(async move {
+    let (tracker, end) = (TaskTracker::new(), CancellationToken::new());
+    let (tasks, ended) = (tracker.clone(), end.clone());
+    tracker.spawn(end.clone().run_until_cancelled_owned(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tasks.spawn(connection(stream));
+            tasks.spawn(ended.clone().run_until_cancelled_owned(connection(stream)));
         }
-    });
-    let tasks = Tasks { accepting: accepting.abort_handle(), _token: tracker.token(), tracker };
-    (address, tasks)
+    }));
+    (address, Tasks { _end: end.drop_guard() })
 }
 
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
@@ -133,6 +125,17 @@ async fn http(mut stream: TcpStream, gate: Arc<Gate>) -> io::Result<()> {
             gate.waiting.fetch_add(1, Ordering::Relaxed);
             opened.await;
         }
+        if header(&head, "upgrade").is_some() {
+            stream.write_all(UPGRADED).await?;
+            return echo(stream).await;
+        }
+        if let Some(bytes) = head.split(' ').nth(1).and_then(|path| path.strip_prefix("/bytes/")) {
+            let body = vec![b'x'; bytes.parse().map_err(io::Error::other)?];
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await?;
+            stream.write_all(&body).await?;
+            continue;
+        }
         let answer = format!(
             "HTTP/1.1 200 OK\r\nisthmus-fault: policy\r\nContent-Length: {}\r\n\r\n{head}",
             head.len()
@@ -141,6 +144,9 @@ async fn http(mut stream: TcpStream, gate: Arc<Gate>) -> io::Result<()> {
     }
     Ok(())
 }
+
+const UPGRADED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 /// The next head with its empty line, or none at the end of the stream.
 async fn read_head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<Option<String>> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use federation::control::Report;
 use federation::snapshot::Snapshot;
+use gateway::balancer::{LinkState, Reachability as _};
 use gateway::gateway::{Gateway, GatewayDeps, Settings};
 use gateway::link::{LinkParts, Links};
 use gateway::listener::{HANDOVERS_MAX, Handover, Room};
@@ -21,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trust_bundle::{ExpectedPeer, Registry, SvidHandle, TrustStore, client_config};
+use trust_bundle::{ExpectedPeer, Registry, SpiffeId, SvidHandle, TrustStore, client_config};
 
 use crate::{Http1, Scene, TestTrustDomain, within};
 
@@ -133,6 +134,11 @@ impl TestGateway {
         Http1::new(connect(self.mesh).await)
     }
 
+    /// A workload with an SVID of its own, over mutual TLS.
+    pub async fn workload(&self, svid: &SvidHandle, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_tls(self.mesh, svid, "mesh.local", alpn).await
+    }
+
     /// The data plane follows what the control plane knows now.
     pub fn publish(&self, scene: &mut Scene) {
         self.snapshots.send_replace(scene.snapshot());
@@ -145,13 +151,28 @@ impl TestGateway {
         name: &str,
         alpn: &[u8],
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_tls(self.east_west, svid, name, alpn).await
+    }
+
+    async fn connect_tls(
+        &self,
+        address: SocketAddr,
+        svid: &SvidHandle,
+        name: &str,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let own = self.trust.load();
-        let domain = own.bundles().map(|bundle| bundle.trust_domain().clone());
-        let gateways =
-            domain.filter_map(|domain| trust_bundle::SpiffeId::new(&domain, "/isthmus/gateway").ok());
+        let domains = own.bundles().map(|bundle| bundle.trust_domain().clone());
+        let gateways = domains.filter_map(|domain| SpiffeId::new(&domain, "/isthmus/gateway").ok());
         let config = client_config(&self.trust, svid, ExpectedPeer::AnyOf(gateways.collect()), &[alpn]);
         let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
-        TlsConnector::from(config).connect(name, connect(self.east_west).await).await
+        TlsConnector::from(config).connect(name, connect(address).await).await
+    }
+
+    /// Whether there is a link to a peer that can be used.
+    pub fn reaches(&self, peer: &str) -> bool {
+        let peer = peer.try_into().expect("a cluster name");
+        self.plane.links.state(&peer) == LinkState::Up
     }
 
     /// The lines of the access log so far.
