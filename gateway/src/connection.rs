@@ -95,6 +95,8 @@ pub fn entry_of(digest: &Digest) -> Option<&Arc<Entry>> {
 }
 
 /// Waits until a connection shall finish what it has.
+///
+/// No guard of the channel outlives the wait, so that whoever waits may move between threads.
 pub async fn until_drained(drain: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, and with it whoever could ask for a drain.
     if drain.wait_for(|drain| *drain).await.is_err() {

@@ -89,6 +89,7 @@ impl<'a> Trail<'a> {
 /// Records a request that has ended, in whatever way.
 pub(crate) fn request(plane: &Plane, session: &Session, ctx: &Context) {
     let (Some(view), Some(entry)) = (&ctx.view, &ctx.entry) else { return };
+    let said = ctx.peer_fault.map(|fault| Refusal::fault(fault, "a peer's gateway answered"));
     let trail = Trail {
         view,
         entry,
@@ -99,7 +100,7 @@ pub(crate) fn request(plane: &Plane, session: &Session, ctx: &Context) {
         target: ctx.attempt.as_ref().map(|attempt| (&attempt.target, attempt.reason)),
         upstream_identity: ctx.upstream_identity.as_ref(),
         attempts: ctx.attempts(),
-        refusal: ctx.refusal.as_ref(),
+        refusal: ctx.refusal.as_ref().or(said.as_ref()),
         flags: ctx.flags,
     };
     let (received, sent) = (session.as_ref().body_bytes_read(), session.as_ref().body_bytes_sent());

@@ -88,6 +88,28 @@ async fn http2_says_goodbye_and_finishes_what_it_has() {
 }
 
 #[tokio::test]
+async fn http2_over_tls_is_served_on_the_same_port_and_knows_its_caller() {
+    let domain = TestTrustDomain::new("onprem");
+    let http = HttpEcho::start().await;
+    let mut scene = Scene::new("onprem", &domain);
+    scene.service("web.shop", "80=http", http.address()).export("web.shop");
+    let gateway = TestGateway::start("onprem", &domain, &mut scene).await;
+    let svid = domain.svid("/ns/shop/sa/cart");
+    let tls = within("a handshake", gateway.workload(&svid, b"h2")).await.unwrap();
+    let (mut requests, connection) = within("HTTP/2", h2::client::handshake(tls)).await.unwrap();
+    let tasks = TaskTracker::new();
+    tasks.spawn(async move { _ = connection.await });
+    let (answer, _) = requests.send_request(request("/a"), true).unwrap();
+    let answer = within("the answer", answer).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let body = within("the body", answer.into_body().data()).await.unwrap().unwrap();
+    let body = String::from_utf8_lossy(&body).to_lowercase();
+    assert!(body.contains(&format!("host: {WEB}")) && body.contains("x-forwarded-proto: https"), "{body}");
+    eventually("a line", || !gateway.log().is_empty()).await;
+    assert!(gateway.log()[0].to_string().contains("/ns/shop/sa/cart"));
+}
+
+#[tokio::test]
 async fn who_has_said_nothing_is_not_waited_for() {
     let (_http, _scene, mut gateway) = world().await;
     let mut silent = TcpStream::connect(gateway.mesh).await.unwrap();

@@ -93,9 +93,8 @@ async fn a_port_that_cannot_be_bound_says_so_and_is_bound_once_it_can() {
     let mut gateway = TestGateway::start("onprem", &domain, &mut scene).await;
     let unbound = within("a report", async {
         loop {
-            match gateway.reports.recv().await.unwrap() {
-                Report::Unbound(unbound) => return unbound,
-                _ => {}
+            if let Report::Unbound(unbound) = gateway.reports.recv().await.unwrap() {
+                return unbound;
             }
         }
     });

@@ -96,7 +96,7 @@ impl TestGateway {
             metrics: metrics.clone(),
             access_log: AccessLog::new(log.clone()),
             handover,
-            room: Room::within(None),
+            room: Room::of_this_process(),
             tasks: TaskTracker::new(),
         });
         let gateway = gateway.await.expect("a gateway on free ports");

@@ -20,6 +20,7 @@ use trust_bundle::Connection;
 use super::age;
 use super::message::{Decoder, Hello, InvalidMessage, Message, ServiceReadiness, VERSION_MIN};
 use crate::clock;
+use crate::connection::until_drained;
 
 /// What this end tells its peers.
 #[derive(Debug, Clone)]
@@ -173,14 +174,6 @@ impl Stream {
                 None => return Ok(None),
             }
         }
-    }
-}
-
-/// No guard of the channel is held on, so that whoever waits may be sent between threads.
-async fn until_drained(drained: &mut watch::Receiver<bool>) {
-    // An error means that the connection is gone, and with it whoever could ask for a drain.
-    if drained.wait_for(|drained| *drained).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -48,6 +48,11 @@ impl Room {
         Self { clients: Arc::new(Semaphore::new(clients)), links: Arc::new(Semaphore::new(links)) }
     }
 
+    /// As much as this process may hold descriptors for, where the system says how many those are.
+    pub fn of_this_process() -> Self {
+        Self::within(std::fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(descriptors))
+    }
+
     /// As much as a process with so many descriptors can serve; none means that nobody could say.
     pub fn within(descriptors: Option<usize>) -> Self {
         let all = descriptors.map_or(CLIENTS_MAX, |n| n / DESCRIPTORS_A_CONNECTION);
@@ -65,7 +70,7 @@ impl Room {
 }
 
 /// The soft limit of open files in the text of `/proc/self/limits`.
-pub fn descriptors(limits: &str) -> Option<usize> {
+fn descriptors(limits: &str) -> Option<usize> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -30,6 +30,8 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// As large as an HTTP/2 header list may be here.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// A body that nobody wants, after its answer, is read for so long to keep the connection.
+const UNWANTED_BODY_TIME_MAX: Duration = Duration::from_secs(5);
 /// After a refusal: for the rest of what the client says before it hears us.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(2);
 const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
@@ -69,6 +71,7 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
             None => session.set_keepalive(Some(KEEPALIVE.as_secs())),
         }
         session.set_write_timeout(Some(WRITE_STALL_MAX));
+        session.set_total_drain_timeout(Some(UNWANTED_BODY_TIME_MAX));
         let Some(finished) = server.proxy().process_new_http(session, &drain).await else { return };
         let (stream, persistent) = finished.consume();
         settings = persistent;
@@ -127,4 +130,95 @@ async fn refuse<S: Transport>(mut io: ConnectionIo<S>, status: StatusCode) {
     };
     // Whoever speaks so may not listen; the stream ends in either case.
     let _late = timeout(FAREWELL_TIME_MAX, farewell).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+    use trust_bundle::{Connection, Origin, Registry};
+
+    use super::*;
+    use crate::connection::{ConnectionKind, Facts};
+
+    /// A stream as if accepted, its connection, and the client's end.
+    async fn accepted() -> (ConnectionIo<DuplexStream>, Arc<Connection>, DuplexStream) {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = Registry::new().open(Origin::Accepted, "test", None);
+        let (client, stream) = duplex(256 * 1024);
+        let facts = Facts::new(&socket, connection.clone(), ConnectionKind::Mesh, None);
+        (ConnectionIo::new(stream, facts), connection, client)
+    }
+
+    async fn judge(bytes: &[u8]) -> Result<Opening, NoRequest> {
+        let (mut io, connection, mut client) = accepted().await;
+        client.write_all(bytes).await.unwrap();
+        let verdict = next_request(&mut io, KEEPALIVE, connection.drained()).await;
+        assert!(verdict.is_err() || io.head() == bytes, "nothing is consumed");
+        verdict
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_begins_with_its_whole_head() {
+        let large = [b"GET / HTTP/1.1\r\nx: ", &[b'x'; HEAD_BYTES_MAX][..], b"\r\n\r\n"].concat();
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n\r\nbody"[..], Ok(Opening::Http1)),
+            (b"CONNECT a:1 HTTP/1.1\r\n\r\n", Ok(Opening::Connect)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Ok(Opening::Http2)),
+            (b"\x16\x03", Ok(Opening::Tls)),
+            (b"GET / HTTP/1.1\r\n", Err(NoRequest::HeadSlow)),
+            (b"PRI", Err(NoRequest::HeadSlow)),
+            (b"", Err(NoRequest::Ended)),
+            (&large, Err(NoRequest::HeadLarge)),
+            (&large[..HEAD_BYTES_MAX], Err(NoRequest::HeadSlow)),
+        ] {
+            assert_eq!(
+                judge(bytes).await,
+                expected,
+                "{}",
+                String::from_utf8_lossy(&bytes[..bytes.len().min(30)])
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_has_a_deadline() {
+        let (mut io, connection, mut client) = accepted().await;
+        let trickle = async {
+            for byte in std::iter::repeat_n(b'x', 1_000) {
+                client.write_all(&[byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let started = started();
+        let verdict = tokio::select! {
+            verdict = next_request(&mut io, KEEPALIVE, connection.drained()) => verdict,
+            () = trickle => panic!("the head was waited for in vain"),
+        };
+        assert_eq!(verdict, Err(NoRequest::HeadSlow));
+        assert!(started.elapsed() <= HEAD_TIME_MAX + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_who_waits_and_not_who_has_begun() {
+        let (mut io, connection, _client) = accepted().await;
+        let drained = connection.drained();
+        let started = started();
+        let (verdict, ()) =
+            tokio::join!(next_request(&mut io, KEEPALIVE, drained), async { connection.drain() });
+        assert_eq!((verdict, started.elapsed()), (Err(NoRequest::Ended), Duration::ZERO));
+
+        let (mut io, connection, mut client) = accepted().await;
+        client.write_all(b"GET / HT").await.unwrap();
+        io.peek_more().await.unwrap();
+        connection.drain();
+        client.write_all(b"TP/1.1\r\n\r\n").await.unwrap();
+        assert_eq!(next_request(&mut io, KEEPALIVE, connection.drained()).await, Ok(Opening::Http1));
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the paused clock of a test")]
+    fn started() -> Instant {
+        Instant::now()
+    }
 }
