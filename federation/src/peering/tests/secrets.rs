@@ -55,6 +55,9 @@ fn hexadecimal(bytes: &[u8]) -> String {
 #[tokio::test]
 async fn j4_the_secret_is_in_no_log_and_in_no_store() {
     let everything = Everything::default();
+    // With one subscriber in all, tracing asks that of the thread which comes first to a place in the
+    // code, perhaps another test's that has none, and stays silent there for ever. With two it asks both.
+    let _second = tracing::Dispatch::new(everything.clone());
     let logging = tracing::subscriber::set_default(everything.clone());
     let (onprem, cloud) = (TestCluster::new("onprem").await, TestCluster::new("cloud").await);
     let token = onprem.peering.invite(&name("cloud"), Duration::from_secs(900), "test").await.unwrap();
