@@ -184,7 +184,8 @@ impl Peering {
 
 impl PeeringTasks {
     /// Serves, dials and judges until it is told to stop; streams end with it.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Drops `loading` once the catalog knows what was read back.
+    pub async fn run(self, loading: impl Send, shutdown: CancellationToken) {
         let Self { us, handed_over, sightings } = self;
         let stop = async {
             shutdown.cancelled().await;
@@ -193,18 +194,19 @@ impl PeeringTasks {
         let serve = async {
             server::serve(us.clone(), handed_over, SHUTDOWN_TIME).await;
         };
-        tokio::join!(stop, begin(&us), serve, judge(&us, sightings));
+        tokio::join!(stop, begin(&us, loading), serve, judge(&us, sightings));
     }
 }
 
 /// Tells the catalog what was read back, and begins to dial.
-async fn begin(us: &Arc<Us>) {
+async fn begin(us: &Arc<Us>, loading: impl Send) {
     for peer in us.peers.all() {
         if let Err(fault) = us.announce(&peer).await {
             tracing::error!(%fault, "the catalog was not told of all peers");
         }
         us.serve(&peer);
     }
+    drop(loading);
 }
 
 impl Us {

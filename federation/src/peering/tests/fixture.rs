@@ -173,7 +173,7 @@ impl TestCluster {
         };
         let (peering, work, connections) = Peering::build(deps).await.unwrap();
         let catalog = Arc::new(Mutex::new(Catalog::default()));
-        tasks.spawn(work.run(stop.clone()));
+        tasks.spawn(work.run((), stop.clone()));
         tasks.spawn(accept(site.listener.clone(), connections, stop.clone()));
         tasks.spawn(listen(told, catalog.clone()));
         Self {
