@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use trust_bundle::{BuiltinCa, Bundle, InvalidSvid, IssueError, SpiffeId, SvidKey, TrustDomain, X509Svid};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use trust_bundle::{
+    Authority, BuiltinCa, Bundle, InvalidSvid, IssueError, SpiffeId, SvidKey, TrustDomain, X509Svid,
+};
 
 use crate::clock;
 use crate::control::SigningRefused;
@@ -97,9 +99,12 @@ impl Issuer {
         let id = workload_id(self.ca.trust_domain(), path)?;
         let now = clock::unix_now();
         let chain = self.ca.issue(csr, &id, self.workload_svid_ttl, now)?;
-        let expires =
-            Timestamp::from_unix(clock::timestamp(now).unix() + self.workload_svid_ttl.as_secs() as i64);
-        Ok(Issued { id, chain, bundle: self.ca.bundle(), expires })
+        let bundle = self.ca.bundle();
+        let wanted = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + self.workload_svid_ttl);
+        // An SVID never outlives its root (V34).
+        let root = bundle.authorities().iter().map(Authority::not_after).max();
+        let expires = clock::timestamp(root.map_or(wanted, |root| wanted.min(root)));
+        Ok(Issued { id, chain, bundle, expires })
     }
 }
 
@@ -108,7 +113,11 @@ fn workload_id(trust_domain: &TrustDomain, path: &str) -> Result<SpiffeId, NotIs
         .map_err(|_invalid| NotIssued::Path(path.chars().take(200).collect()))?;
     let reserved =
         id.path() == ROLES || id.path().strip_prefix(ROLES).is_some_and(|rest| rest.starts_with('/'));
-    if reserved { Err(NotIssued::Reserved) } else { Ok(id) }
+    match id.path() {
+        "" => Err(NotIssued::Path(String::new())),
+        _ if reserved => Err(NotIssued::Reserved),
+        _ => Ok(id),
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //!             catalog/: apply → merge → snapshot ──► gateway, dns/, peering/ (exports)
 //! ```
 
+pub mod app;
 pub mod catalog;
 pub mod clock;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod dns;
 pub mod issuer;
 pub mod kubernetes;
 pub mod model;
+pub mod operator;
 pub mod peering;
 pub mod snapshot;
 pub mod store;

@@ -96,7 +96,8 @@ impl Catalog {
             addresses: BTreeMap::new(),
             claims: BTreeMap::new(),
             dirty: Dirty::default(),
-            built: Built::default(),
+            // The first snapshot is news even if it is empty: it says that all sources have spoken.
+            built: Built { changed: true, ..Built::default() },
             effects: Effects::default(),
             generation: Generation::default(),
         }

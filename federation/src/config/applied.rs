@@ -154,12 +154,14 @@ impl AppliedDocuments {
         Ok(result.unwrap_or_else(|| Err("somebody else just changed it; try again".to_owned())))
     }
 
-    /// Tells the catalog what the store holds, and what changes there, until told to stop.
-    pub async fn run(self, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
+    /// Tells the catalog what the store holds, and what changes there, until told to stop; drops
+    /// `loading` once the first listing is told.
+    pub async fn run(self, events: mpsc::Sender<Event>, loading: impl Send, shutdown: CancellationToken) {
         let mut told = BTreeMap::new();
+        let mut loading = Some(loading);
         let following = async {
             while !events.is_closed() {
-                if let Err(fault) = self.follow(&events, &mut told).await {
+                if let Err(fault) = self.follow(&events, &mut told, &mut loading).await {
                     warn!(%fault, "applied documents cannot be read; the last known ones stay in use");
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
@@ -173,6 +175,7 @@ impl AppliedDocuments {
         &self,
         events: &mpsc::Sender<Event>,
         told: &mut BTreeMap<ObjectKey, Revision>,
+        loading: &mut Option<impl Send>,
     ) -> Result<(), Fault> {
         let prefix = keys::applied();
         let listing = list_all(&*self.store, &prefix).await?;
@@ -189,6 +192,7 @@ impl AppliedDocuments {
             told.remove(&key);
             let _ = events.send(Event::ObjectRemoved { source: Source::Applied, key }).await;
         }
+        drop(loading.take());
         let mut watch = match self.store.watch(&prefix, listing.revision.next()).await {
             Ok(watch) => watch,
             Err(WatchEnd::Compacted { .. }) => return Ok(()),
@@ -339,7 +343,7 @@ mod tests {
             let documents = documents(&directory);
             let (events, mut heard) = mpsc::channel(8);
             let shutdown = CancellationToken::new();
-            let running = documents.clone().run(events, shutdown.clone());
+            let running = documents.clone().run(events, (), shutdown.clone());
             let acting = async {
                 outcome(&documents, SERVICE).await;
                 assert!(matches!(heard.recv().await, Some(Event::ObjectApplied { created: NOW, .. })));
@@ -358,6 +362,6 @@ mod tests {
             assert!(matches!(heard.recv().await, Some(Event::ObjectApplied { created: NOW, .. })));
             shutdown.cancel();
         };
-        tokio::join!(documents.run(events, shutdown.clone()), hearing);
+        tokio::join!(documents.run(events, (), shutdown.clone()), hearing);
     }
 }

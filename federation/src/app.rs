@@ -1,0 +1,249 @@
+//! The composition root of the control plane: builds every part, connects them, owns their tasks.
+//!
+//! Nothing here decides anything. `build` opens what can fail (store, CA, channels) and starts nothing;
+//! `run` works until it is told to stop and returns when every task has ended. A task that ends before
+//! that is a failure of the process, not a silence.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+use trust_bundle::{BuiltinCa, CaError, CaSettings, Registry, SvidHandle, TrustConflict, TrustStore};
+
+use crate::catalog::{AddressPool, CatalogDriver, InvalidPool, Loading};
+use crate::clock;
+use crate::config::directory::DirectorySource;
+use crate::config::{AppliedDocuments, Config, StoreConfig};
+use crate::control::{
+    ControlPlane, REPORTS_MAX, Report, SIGNING_REQUESTS_MAX, SigningRequest, Unbound, keep_renewed,
+};
+use crate::issuer::{Issuer, NotIssued, Role};
+use crate::model::GatewayAddress;
+use crate::peering::addresses::AddressRules;
+use crate::peering::{self, HandedOver, Peering, PeeringTasks};
+use crate::snapshot::LocalCluster;
+use crate::store::embedded::{ChangeLog, OpenError};
+use crate::store::{Embedded, Fault, Store};
+
+pub use crate::operator::{Invitation, Operator, OperatorError};
+
+/// Where the CA keeps its key, below the data directory.
+const CA_DIRECTORY: &str = "ca";
+
+/// What the composition root of the process gives.
+#[derive(Debug)]
+pub struct FederationDeps<'a> {
+    pub config: &'a Config,
+    /// Where peers reach our gateways, now that their socket is known.
+    pub advertise: Vec<GatewayAddress>,
+    /// Live connections of the whole process, cut when a peer is removed.
+    pub registry: Registry,
+    pub tasks: TaskTracker,
+}
+
+/// The control plane before it runs.
+#[derive(Debug)]
+pub struct Federation {
+    driver: CatalogDriver,
+    directory: DirectorySource,
+    applied: AppliedDocuments,
+    peering: Peering,
+    peering_tasks: PeeringTasks,
+    issuer: Issuer,
+    federation_svid: SvidHandle,
+    join_svid: SvidHandle,
+    reports: mpsc::Receiver<Report>,
+    unbound: watch::Sender<Arc<Vec<Unbound>>>,
+    signing: mpsc::Receiver<SigningRequest>,
+    loading: [Loading; 3],
+    /// Keeps the bundle that peers are told open for changes.
+    _bundle: watch::Sender<Arc<trust_bundle::Bundle>>,
+}
+
+/// What others hold of the control plane.
+#[derive(Debug)]
+pub struct Handles {
+    pub control: ControlPlane,
+    /// Connections whose SNI says that they are for the control plane.
+    pub handover: mpsc::Sender<HandedOver>,
+    pub trust: TrustStore,
+    pub issuer: Issuer,
+    pub operator: Operator,
+    /// The directory of the data.
+    pub data: PathBuf,
+}
+
+/// Why a control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot make the data directory {path}: {cause}", path = path.display())]
+    Data { path: PathBuf, cause: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error("the store cannot be read: {0}")]
+    Read(#[from] Fault),
+    #[error("the CA cannot be used: {0}")]
+    Ca(#[from] CaError),
+    #[error("our own bundle cannot be used: {0}")]
+    Trust(#[from] TrustConflict),
+    #[error(transparent)]
+    Issue(#[from] NotIssued),
+    #[error("gateway.virtual.pool: {0}")]
+    Pool(#[from] InvalidPool),
+    #[error(transparent)]
+    Peering(#[from] peering::BuildError),
+}
+
+impl Federation {
+    /// Opens store and CA and reads back what they hold; starts nothing.
+    pub async fn build(deps: FederationDeps<'_>) -> Result<(Self, Handles), StartError> {
+        let FederationDeps { config, advertise, registry, tasks } = deps;
+        let StoreConfig::Embedded { path: data } = &config.store;
+        make_private(data)?;
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(data, ChangeLog::default(), clock::unix_now())?);
+        let (issuer, trust) = open_ca(config, data)?;
+        let federation_svid = SvidHandle::new(issuer.issue_role(Role::Federation)?);
+        let join_svid = SvidHandle::new(issuer.issue_role(Role::Join)?);
+
+        let pool = AddressPool::new(config.gateway.virtual_pool)?;
+        let driver = CatalogDriver::build(local_cluster(config), store.clone(), pool).await?;
+        let loading = [driver.loading(), driver.loading(), driver.loading()];
+        let (bundle, bundles) = watch::channel(Arc::new(issuer.bundle()));
+        let (peering, peering_tasks, handover) = Peering::build(peering::Deps {
+            cluster: config.cluster.clone(),
+            trust_domain: config.trust_domain.clone(),
+            gateway_id: Role::Gateway.id(&config.trust_domain),
+            advertise,
+            address_rules: AddressRules { own_ranges: vec![config.gateway.virtual_pool] },
+            store: store.clone(),
+            trust: trust.clone(),
+            registry,
+            federation_svid: federation_svid.clone(),
+            join_svid: join_svid.clone(),
+            bundle: bundles,
+            snapshot: driver.snapshots(),
+            events: driver.events(),
+            tasks,
+            settings: peering::Settings::default(),
+        })
+        .await?;
+
+        let directory = DirectorySource::build(config.directory.clone());
+        let applied = AppliedDocuments::new(store);
+        let (reporting, reports) = mpsc::channel(REPORTS_MAX);
+        let (signer, signing) = mpsc::channel(SIGNING_REQUESTS_MAX);
+        let (unbound, unbound_sockets) = watch::channel(Arc::default());
+        let operator = Operator {
+            catalog: driver.handle(),
+            applied: applied.clone(),
+            issuer: issuer.clone(),
+            peering: peering.clone(),
+            snapshot: driver.snapshots(),
+            problems: directory.problems(),
+            unbound: unbound_sockets,
+        };
+        let control = ControlPlane { snapshot: driver.snapshots(), reports: reporting, signer };
+        let handles =
+            Handles { control, handover, trust, issuer: issuer.clone(), operator, data: data.clone() };
+        let federation = Self {
+            driver,
+            directory,
+            applied,
+            peering,
+            peering_tasks,
+            issuer,
+            federation_svid,
+            join_svid,
+            reports,
+            unbound,
+            signing,
+            loading,
+            _bundle: bundle,
+        };
+        Ok((federation, handles))
+    }
+
+    /// The SVID under which we speak to peers.
+    pub fn svid(&self) -> SvidHandle {
+        self.federation_svid.clone()
+    }
+
+    /// Works until told to stop; returns early only if a part ended by itself.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let events = self.driver.events();
+        let [for_directory, for_applied, for_peering] = self.loading;
+        let stop = || shutdown.clone();
+        let renewed = |role, svid| {
+            let issuer = self.issuer.clone();
+            let issue = async move || issuer.issue_role(role).map_err(|error| error.to_string());
+            keep_renewed(svid, issue, shutdown.clone())
+        };
+        let ended = tokio::select! {
+            () = self.driver.run(stop()) => "catalog",
+            () = self.directory.run(events.clone(), for_directory, stop()) => "directory",
+            () = self.applied.run(events, for_applied, stop()) => "applied documents",
+            () = self.peering_tasks.run(for_peering, stop()) => "peering",
+            () = renewed(Role::Federation, self.federation_svid) => "federation SVID",
+            () = renewed(Role::Join, self.join_svid) => "join SVID",
+            () = sign(self.issuer.clone(), self.signing) => "signer",
+            () = take_reports(self.peering, self.reports, self.unbound) => "reports",
+        };
+        if !shutdown.is_cancelled() {
+            error!(part = ended, "ended by itself");
+        }
+    }
+}
+
+fn local_cluster(config: &Config) -> LocalCluster {
+    LocalCluster {
+        name: config.cluster.clone(),
+        trust_domain: config.trust_domain.clone(),
+        locality: config.locality.clone(),
+    }
+}
+
+/// The key of the CA is in there, so nobody else may look.
+fn make_private(data: &Path) -> Result<(), StartError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.map_err(|cause| StartError::Data { path: data.to_owned(), cause })
+}
+
+fn open_ca(config: &Config, data: &Path) -> Result<(Issuer, TrustStore), StartError> {
+    let settings = CaSettings { root_ttl: config.trust.root_ttl, ..CaSettings::default() };
+    let ca =
+        BuiltinCa::open(&data.join(CA_DIRECTORY), config.trust_domain.clone(), settings, clock::unix_now())?;
+    let issuer = Issuer::new(Arc::new(ca), config.trust.svid_ttl, config.trust.workload_svid_ttl);
+    let trust = TrustStore::new();
+    trust.put(issuer.bundle())?;
+    Ok((issuer, trust))
+}
+
+/// Answers the signing requests of gateways.
+async fn sign(issuer: Issuer, mut requests: mpsc::Receiver<SigningRequest>) {
+    while let Some(SigningRequest { id, csr, answer }) = requests.recv().await {
+        // Whoever asked may have gone; then nobody needs the answer.
+        let _gone = answer.send(issuer.sign(&id, &csr));
+    }
+    // Every gateway is gone: that is the end of the process, which somebody else declares.
+    std::future::pending().await
+}
+
+/// Passes on what gateways have seen.
+async fn take_reports(
+    peering: Peering,
+    mut reports: mpsc::Receiver<Report>,
+    unbound: watch::Sender<Arc<Vec<Unbound>>>,
+) {
+    while let Some(report) = reports.recv().await {
+        match report {
+            Report::Path { peer, path } => peering.report_path(&peer, Some(path)).await,
+            Report::Unbound(sockets) => drop(unbound.send_replace(Arc::new(sockets))),
+            Report::Applied { generation } => tracing::debug!(%generation, "gateways use it"),
+        }
+    }
+    std::future::pending().await
+}
