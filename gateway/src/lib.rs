@@ -1,7 +1,10 @@
 //! How a request gets there: listeners, router, balancer, links, upstream, telemetry.
 
+pub mod admin;
 pub mod answer;
+pub mod app;
 pub mod balancer;
+pub mod cli;
 pub mod clock;
 pub mod connection;
 pub mod context;
@@ -13,6 +16,7 @@ pub mod gateway;
 pub mod headers;
 pub mod link;
 pub mod listener;
+pub mod logging;
 pub mod peekable;
 pub mod plane;
 pub mod proxy;

@@ -1,0 +1,119 @@
+//! The listener of the admin API and its routes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::routing::{delete, get, post};
+use federation::app::Operator;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use trust_bundle::{Registry, SvidHandle, TrustStore};
+
+use super::cookie::Cookie;
+use super::{changes, dumps, guard};
+use crate::link::Links;
+use crate::snapshot::CurrentView;
+use crate::telemetry::{AuditLog, Metrics};
+
+/// Documents of one request; a directory is for more.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// What the admin API shows and changes.
+#[derive(Debug)]
+pub struct AdminDeps {
+    pub address: SocketAddr,
+    pub cookie: Cookie,
+    pub operator: Operator,
+    pub inspected: Inspected,
+    pub audit: AuditLog,
+    /// Traffic may be sent here.
+    pub ready: Arc<AtomicBool>,
+}
+
+/// The parts of the process that are shown.
+#[derive(Debug)]
+pub struct Inspected {
+    pub config: Value,
+    pub views: Arc<CurrentView>,
+    pub links: Links,
+    pub registry: Registry,
+    pub trust: TrustStore,
+    pub metrics: Metrics,
+    pub svids: Vec<SvidHandle>,
+    /// Sockets that are open for as long as the process runs.
+    pub listeners: Vec<(&'static str, SocketAddr)>,
+}
+
+/// What every handler sees.
+#[derive(Debug, Clone)]
+pub(super) struct Context {
+    pub(super) address: SocketAddr,
+    pub(super) cookie: Arc<Cookie>,
+    pub(super) operator: Operator,
+    pub(super) inspected: Arc<Inspected>,
+    pub(super) audit: AuditLog,
+    pub(super) ready: Arc<AtomicBool>,
+}
+
+/// A bound admin listener.
+#[derive(Debug)]
+pub struct Admin {
+    listener: std::net::TcpListener,
+    context: Context,
+}
+
+impl Admin {
+    pub fn build(deps: AdminDeps) -> std::io::Result<Self> {
+        let listener = std::net::TcpListener::bind(deps.address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let AdminDeps { cookie, operator, inspected, audit, ready, .. } = deps;
+        let (cookie, inspected) = (Arc::new(cookie), Arc::new(inspected));
+        let context = Context { address, cookie, operator, inspected, audit, ready };
+        Ok(Self { listener, context })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.context.address
+    }
+
+    /// Serves until told to stop; requests in flight are finished.
+    pub async fn run(self, shutdown: CancellationToken) -> std::io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
+        let service = routes(self.context).into_make_service_with_connect_info::<SocketAddr>();
+        axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    }
+}
+
+fn routes(context: Context) -> Router {
+    Router::new()
+        .route("/", get(dumps::about))
+        .route("/livez", get(dumps::live))
+        .route("/readyz", get(dumps::ready))
+        .route("/metrics", get(dumps::metrics))
+        .route("/status", get(dumps::status))
+        .route("/config", get(dumps::config))
+        .route("/snapshot", get(dumps::snapshot))
+        .route("/links", get(dumps::links))
+        .route("/connections", get(dumps::connections))
+        .route("/trust", get(dumps::trust))
+        .route("/objects", get(dumps::objects))
+        .route("/objects/{kind}", get(dumps::objects_of_kind))
+        .route("/peers", get(dumps::peers))
+        .route("/peers/tokens", get(dumps::tokens))
+        .route("/peers/invite", post(changes::invite))
+        .route("/peers/join", post(changes::join))
+        .route("/peers/{cluster}", delete(changes::remove_peer))
+        .route("/peers/tokens/{id}", delete(changes::revoke_token))
+        .route("/apply", post(changes::apply))
+        .route("/delete", post(changes::delete))
+        .route("/svid", post(changes::issue_svid))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(context.clone(), guard::guard))
+        .with_state(context)
+}

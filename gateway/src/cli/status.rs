@@ -1,0 +1,42 @@
+//! `isthmus status`: what a process is doing, and what is wrong.
+
+use std::process::ExitCode;
+
+use super::client::Client;
+use super::{Format, output, peer};
+use crate::admin::api::Status;
+
+/// Fails if the process is not ready; problems of single documents do not make it fail.
+pub(super) async fn run(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
+    let status: Status = client.get("/status").await?;
+    match format {
+        Format::Json => output::json(&status)?,
+        Format::Text => print(&status),
+    }
+    Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(status: &Status) {
+    let ready = if status.ready { "ready" } else { "NOT READY" };
+    output::line(format!(
+        "Cluster {} ({}) is {ready}: generation {}, {} services, isthmus {}",
+        status.cluster, status.trust_domain, status.generation, status.services, status.version
+    ));
+    output::line("");
+    let listeners: Vec<_> = status.listeners.iter().map(|l| [l.name.clone(), l.address.clone()]).collect();
+    output::table(["LISTENER", "ADDRESS"], &listeners);
+    output::line("");
+    let svids: Vec<_> = status.svids.iter().map(|s| [s.id.clone(), s.expires.clone()]).collect();
+    output::table(["SVID", "EXPIRES"], &svids);
+    if !status.peers.is_empty() {
+        output::line("");
+        peer::print(&status.peers);
+    }
+    for problem in &status.problems {
+        output::line("");
+        output::line(format!("PROBLEM {}: {}", problem.subject, problem.message));
+        if let Some(hint) = &problem.hint {
+            output::line(format!("        hint: {hint}"));
+        }
+    }
+}
