@@ -27,7 +27,7 @@ use crate::peering::addresses::AddressRules;
 use crate::peering::{self, HandedOver, Peering, PeeringTasks};
 use crate::snapshot::LocalCluster;
 use crate::store::embedded::{ChangeLog, OpenError};
-use crate::store::{Embedded, Fault, Store};
+use crate::store::{Embedded, Fault, Store, expire_leases};
 
 pub use crate::operator::{Invitation, Operator, OperatorError};
 
@@ -49,6 +49,7 @@ pub struct FederationDeps<'a> {
 #[derive(Debug)]
 pub struct Federation {
     driver: CatalogDriver,
+    store: Arc<dyn Store>,
     directory: DirectorySource,
     applied: AppliedDocuments,
     peering: Peering,
@@ -133,7 +134,7 @@ impl Federation {
         .await?;
 
         let directory = DirectorySource::build(config.directory.clone());
-        let applied = AppliedDocuments::new(store);
+        let applied = AppliedDocuments::new(store.clone());
         let (reporting, reports) = mpsc::channel(REPORTS_MAX);
         let (signer, signing) = mpsc::channel(SIGNING_REQUESTS_MAX);
         let (unbound, unbound_sockets) = watch::channel(Arc::default());
@@ -151,6 +152,7 @@ impl Federation {
             Handles { control, handover, trust, issuer: issuer.clone(), operator, data: data.clone() };
         let federation = Self {
             driver,
+            store,
             directory,
             applied,
             peering,
@@ -191,6 +193,7 @@ impl Federation {
             () = renewed(Role::Join, self.join_svid) => "join SVID",
             () = sign(self.issuer.clone(), self.signing) => "signer",
             () = take_reports(self.peering, self.reports, self.unbound) => "reports",
+            () = expire_leases(self.store, stop()) => "leases",
         };
         if !shutdown.is_cancelled() {
             error!(part = ended, "ended by itself");

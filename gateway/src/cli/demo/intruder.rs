@@ -15,7 +15,7 @@ use trust_bundle::{
 };
 
 use super::cluster::Cluster;
-use super::workload::now;
+use crate::clock;
 
 const TUNNEL: &[u8] = b"isthmus-tunnel/1";
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -34,7 +34,7 @@ impl Intruder {
         let ca = copied_ca(of)?;
         let key = SvidKey::generate();
         let id = SpiffeId::try_from(of.gateway_id().as_str())?;
-        let chain = ca.issue(&key.csr(), &id, LIFETIME, now()?)?;
+        let chain = ca.issue(&key.csr(), &id, LIFETIME, clock::unix())?;
         let trust = TrustStore::new();
         trust.put(copied_ca(towards)?.bundle())?;
         Ok(Self { svid: SvidHandle::new(X509Svid::from_parts(chain, key)?), trust })
@@ -82,5 +82,5 @@ fn copied_ca(cluster: &Cluster) -> anyhow::Result<BuiltinCa> {
         }
     }
     let domain = TrustDomain::try_from(format!("{}.isthmus.internal", cluster.name).as_str())?;
-    Ok(BuiltinCa::open(&to, domain, CaSettings::default(), now()?)?)
+    Ok(BuiltinCa::open(&to, domain, CaSettings::default(), clock::unix())?)
 }

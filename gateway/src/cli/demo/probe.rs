@@ -12,6 +12,8 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
 
+use crate::clock;
+
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Everything here answers in milliseconds; the bound is for a machine that does something else.
@@ -105,13 +107,9 @@ impl Conversation {
     }
 
     /// Waits for the other side to end the conversation; how long that took.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the demo is a rim of its own: it shows a duration to a person"
-    )]
     pub(super) async fn ended(&mut self, patience: Duration) -> anyhow::Result<Duration> {
         let mut rest = String::new();
-        let asked = std::time::Instant::now();
+        let asked = clock::now();
         match tokio::time::timeout(patience, self.stream.read_line(&mut rest)).await {
             Ok(Ok(0) | Err(_)) => Ok(asked.elapsed()),
             Ok(Ok(_)) => bail!("it said {rest:?} instead of ending"),

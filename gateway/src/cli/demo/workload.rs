@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::net::TcpStream;
 use trust_bundle::{Bundle, ExpectedPeer, SpiffeId, SvidHandle, SvidKey, TrustStore, X509Svid};
 
 use super::cluster::Cluster;
 use super::probe::{self, Answer};
+use crate::clock;
 
 /// Has an SVID issued by the command, and calls a service over mutual TLS with it.
 pub(super) async fn call(cluster: &Cluster, path: &str, host: &str) -> anyhow::Result<Answer> {
@@ -32,19 +32,8 @@ fn read(directory: &Path) -> anyhow::Result<(SvidHandle, TrustStore)> {
     let key = PrivatePkcs8KeyDer::from_pem_file(directory.join("svid.key"))?;
     let svid = X509Svid::from_parts(chain, SvidKey::from_pkcs8(key.secret_pkcs8_der())?)?;
     let bundle = fs::read(directory.join("bundle.json")).context("no bundle.json")?;
-    let bundle = Bundle::parse(svid.id().trust_domain(), &bundle, now()?)?.bundle;
+    let bundle = Bundle::parse(svid.id().trust_domain(), &bundle, clock::unix())?.bundle;
     let trust = TrustStore::new();
     trust.put(bundle)?;
     Ok((SvidHandle::new(svid), trust))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the demo is a rim of its own: it checks certificates by the clock"
-)]
-pub(super) fn now() -> anyhow::Result<UnixTime> {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_err(|_| anyhow!("the clock is before 1970"))?;
-    Ok(UnixTime::since_unix_epoch(since))
 }
