@@ -16,13 +16,25 @@ pub(super) struct Hole {
 
 impl Hole {
     pub(super) async fn before(target: SocketAddr, tasks: &TaskTracker) -> Self {
+        Self::for_only(usize::MAX, target, tasks).await
+    }
+
+    /// Hangs up on every connection after the first few.
+    pub(super) async fn for_only(most: usize, target: SocketAddr, tasks: &TaskTracker) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (open, opened) = watch::channel(true);
         let inner = tasks.clone();
         tasks.spawn(async move {
+            let mut taken = 0;
             while let Ok((near, _)) = listener.accept().await {
+                taken += 1;
+                if taken > most {
+                    continue;
+                }
+                near.set_nodelay(true).unwrap();
                 let far = TcpStream::connect(target).await.unwrap();
+                far.set_nodelay(true).unwrap();
                 let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
                 inner.spawn(carry(near_read, far_write, opened.clone()));
                 inner.spawn(carry(far_read, near_write, opened.clone()));
