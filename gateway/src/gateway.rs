@@ -69,6 +69,8 @@ pub enum BuildError {
 
 /// Sockets that could not be had are tried again so often.
 const RETRY: Duration = Duration::from_secs(5);
+/// Peers need a few round trips to reach another replica, where there is one.
+const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 /// What is cut at the end of a drain needs a moment to unwind.
 const CUT_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -184,6 +186,7 @@ impl Gateway {
             port.close().await;
         }
         self.listeners.close_all().await;
+        self.server.links().say_goodbye(GOODBYE_TIME_MAX).await;
         self.server.start_drain();
         self.server.registry().drain(|connection| connection.origin() == Origin::Accepted);
         let tasks = self.server.tasks().clone();

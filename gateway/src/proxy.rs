@@ -35,7 +35,7 @@ use crate::recording;
 use crate::router::{NoRoute, RequestHead};
 use crate::snapshot::View;
 use crate::telemetry::Flag;
-use crate::upstream::Speaking;
+use crate::upstream::{Speaking, was_unprocessed};
 
 /// The HTTP path of all listeners and links.
 #[derive(Debug)]
@@ -275,6 +275,7 @@ impl ProxyHttp for RequestPath {
     ) -> Box<Error> {
         let unheard = ctx.peer_fault.take().is_some_and(|fault| fault.is_before_processing());
         let replayable = !session.as_ref().retry_buffer_truncated() && session.response_written().is_none();
+        let unheard = unheard || was_unprocessed(&error);
         let repeatable = unheard || session.req_header().method.is_idempotent();
         if !replayable || !repeatable || !ctx.may_try_again() {
             error.set_retry(false);

@@ -5,6 +5,7 @@
 mod drain;
 mod east_west;
 mod forward_proxy;
+mod replacement;
 mod tunnels;
 mod two_clusters;
 mod virtual_ports;

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use federation::control::Report;
 use federation::snapshot::Snapshot;
 use gateway::balancer::{LinkState, Reachability as _};
 use gateway::gateway::{Gateway, GatewayDeps, Settings};
-use gateway::link::{LinkParts, Links};
+use gateway::link::{LinkParts, Links, ReplicaId};
 use gateway::listener::{HANDOVERS_MAX, Handover, Room};
 use gateway::plane::Plane;
 use gateway::telemetry::{AccessLog, LineLog, Memory, Metrics, Output};
@@ -35,6 +36,7 @@ pub struct TestGateway {
     pub mesh: SocketAddr,
     pub east_west: SocketAddr,
     pub trust: TrustStore,
+    pub svid: SvidHandle,
     pub registry: Registry,
     pub metrics: Metrics,
     pub plane: Arc<Plane>,
@@ -77,7 +79,7 @@ impl TestGateway {
             reports: report.clone(),
             tasks: tasks.clone(),
             windows: Windows::LINK,
-            replica: format!("{cluster}-1").try_into().expect("a replica id"),
+            replica: replica_id(cluster),
         });
         let settings = Settings {
             mesh: Some(ANY),
@@ -89,7 +91,7 @@ impl TestGateway {
             settings,
             snapshots: following,
             trust: trust.clone(),
-            svid,
+            svid: svid.clone(),
             registry: registry.clone(),
             links: links.clone(),
             reports: report,
@@ -116,6 +118,7 @@ impl TestGateway {
             mesh,
             east_west,
             trust,
+            svid,
             registry,
             metrics,
             plane,
@@ -197,6 +200,13 @@ impl Drop for TestGateway {
         self.shutdown.cancel();
         self.running.abort();
     }
+}
+
+/// Another one with each start, as in life.
+fn replica_id(cluster: &str) -> ReplicaId {
+    static STARTS: AtomicUsize = AtomicUsize::new(1);
+    let start = STARTS.fetch_add(1, Ordering::Relaxed);
+    format!("{cluster}-{start}").try_into().expect("a replica id")
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {

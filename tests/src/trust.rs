@@ -36,10 +36,14 @@ impl TestTrustDomain {
 
     /// An SVID of an hour for `spiffe://<domain><path>`.
     pub fn svid(&self, path: &str) -> SvidHandle {
+        SvidHandle::new(self.issue(path, Duration::from_secs(3600)))
+    }
+
+    /// What a renewal brings.
+    pub fn issue(&self, path: &str, life: Duration) -> X509Svid {
         let key = SvidKey::generate();
-        let chain = self.ca.issue(&key.csr(), &self.id(path), Duration::from_secs(3600), now());
-        let svid = X509Svid::from_parts(chain.expect("the CA issues"), key).expect("key and chain fit");
-        SvidHandle::new(svid)
+        let chain = self.ca.issue(&key.csr(), &self.id(path), life, now());
+        X509Svid::from_parts(chain.expect("the CA issues"), key).expect("key and chain fit")
     }
 }
 

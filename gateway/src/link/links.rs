@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use federation::control::Report;
@@ -10,8 +11,9 @@ use federation::snapshot::Snapshot;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use pingora_core::protocols::http::v2::server::HttpSession;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trust_bundle::{PeerIdentity, Registry, SvidHandle, TrustStore};
@@ -54,6 +56,8 @@ struct Shared {
     hello: watch::Sender<Hello>,
     leaving: CancellationToken,
     accepted: Mutex<BTreeMap<u64, AcceptedLink>>,
+    /// One of the accepted links is gone.
+    left: Notify,
 }
 
 impl Links {
@@ -65,6 +69,7 @@ impl Links {
             hello: watch::Sender::new(hello),
             leaving: CancellationToken::new(),
             accepted: Mutex::default(),
+            left: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -101,6 +106,26 @@ impl Links {
     /// Asks all peers to look for another replica; links stay up until they are drained.
     pub fn announce_leaving(&self) {
         self.shared.leaving.cancel();
+    }
+
+    /// The same, and gives them a moment to go there.
+    ///
+    /// Before links are drained: a stream that meets a GOAWAY has to be sent again, and a large upload
+    /// cannot be. Those that have no other replica to go to stay.
+    pub async fn say_goodbye(&self, patience: Duration) {
+        self.announce_leaving();
+        let all_left = async {
+            loop {
+                let left = self.shared.left.notified();
+                if self.shared.accepted.lock().is_empty() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        if timeout(patience, all_left).await.is_err() {
+            tracing::debug!("some peers stay until their links are drained");
+        }
     }
 
     /// Serves the control stream that a peer's gateway opened on a link.
@@ -292,5 +317,6 @@ impl<'a> Listed<'a> {
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
         self.shared.accepted.lock().remove(&self.id);
+        self.shared.left.notify_one();
     }
 }

@@ -128,17 +128,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             fields.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
         let mut body = vec![0; length.unwrap_or(0)];
         self.stream.read_exact(&mut body).await?;
-        while chunked {
+        if !chunked {
+            return Ok((status, body));
+        }
+        loop {
             let size = usize::from_str_radix(self.line().await?.trim(), 16).map_err(std::io::Error::other)?;
             let from = body.len();
             body.resize(from + size, 0);
             self.stream.read_exact(&mut body[from..]).await?;
             self.line().await?;
             if size == 0 {
-                break;
+                return Ok((status, body));
             }
         }
-        Ok((status, body))
     }
 
     /// Upgrades, and then says something that comes back.

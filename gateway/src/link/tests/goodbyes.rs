@@ -131,7 +131,7 @@ async fn a_peer_that_announces_its_leave_is_replaced_first() {
     };
     let (first, other) = if linked_to("a") { (&a, "b") } else { (&b, "a") };
     let mut held = world.open().await;
-    first.links.announce_leaving();
+    first.links.say_goodbye(Duration::ZERO).await;
     eventually("the other replica is linked instead", || linked_to(other)).await;
     let answer = super::world::exchange(&mut held, "/x", Bytes::new()).await.unwrap();
     assert_ne!(answer.header("x-replica"), other, "a stream that was borrowed before goes on");
