@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use federation::control::Report;
-use federation::snapshot::Snapshot;
+use federation::snapshot::{Generation, Snapshot};
 use gateway::balancer::{LinkState, Reachability as _};
 use gateway::gateway::{Gateway, GatewayDeps, Settings};
 use gateway::link::{LinkParts, Links, ReplicaId};
@@ -143,8 +143,13 @@ impl TestGateway {
     }
 
     /// The data plane follows what the control plane knows now.
+    ///
+    /// Scenes count their generations apart; what is published is always newer than what was.
     pub fn publish(&self, scene: &mut Scene) {
-        self.snapshots.send_replace(scene.snapshot());
+        let mut snapshot = Snapshot::clone(&scene.snapshot());
+        let next = Generation(self.snapshots.borrow().generation.0 + 1);
+        snapshot.generation = snapshot.generation.max(next);
+        self.snapshots.send_replace(Arc::new(snapshot));
     }
 
     /// Dials the port between clusters as somebody with this SVID, who trusts what we trust.
