@@ -38,7 +38,9 @@ pub(crate) fn backend() -> anyhow::Result<()> {
                 let response = Response::builder().header(header::CONTENT_TYPE, "text/plain").body(body);
                 Ok::<_, Infallible>(response.expect("a fixed answer"))
             });
-            tasks.spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+            tasks.spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer),
+            );
         }
     })
 }
@@ -62,10 +64,10 @@ impl ProxyHttp for Bare {
 #[expect(clippy::print_stdout, reason = "the parent process reads the address")]
 pub(crate) fn proxy(backend: &str) -> anyhow::Result<()> {
     let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let conf = Arc::new(ServerConf { threads: 1, ..ServerConf::default() });
-    let mut server = Server::new_with_opt_and_conf(None, (*conf).clone());
+    let one_thread = || ServerConf { threads: 1, ..ServerConf::default() };
+    let mut server = Server::new_with_opt_and_conf(None, one_thread());
     server.bootstrap();
-    let mut service = http_proxy_service(&conf, Bare { backend: backend.parse()? });
+    let mut service = http_proxy_service(&Arc::new(one_thread()), Bare { backend: backend.parse()? });
     service.add_tcp(&address.to_string());
     server.add_service(service);
     println!("{address}");

@@ -43,7 +43,8 @@ pub(crate) fn wrk(subject: &Subject, duration: Duration, connections: u32) -> an
         bail!("wrk failed: {text}");
     }
     let requests = number_before(&text, " requests in ").context("wrk counted no requests")?;
-    let errors = text.lines().filter(|line| line.contains("Non-2xx") || line.contains("Socket errors")).count() as u64;
+    let errors =
+        text.lines().filter(|line| line.contains("Non-2xx") || line.contains("Socket errors")).count() as u64;
     Ok(Measurement { name: subject.name, requests, errors, wall: duration, cpu })
 }
 

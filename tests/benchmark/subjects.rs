@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
@@ -12,7 +12,9 @@ use tempfile::TempDir;
 use crate::measure::cpu_of;
 
 const HOST: &str = "bench.shop.svc.clusterset.local";
-const READY_TIME_MAX: Duration = Duration::from_secs(30);
+/// Half a minute, with the pause between.
+const ATTEMPTS_MAX: usize = 600;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A child process that ends with its owner.
 #[derive(Debug)]
@@ -56,7 +58,13 @@ impl Subject {
     pub(crate) fn bare_pingora(backend: &Backend) -> anyhow::Result<Self> {
         let (process, address) = started(own(&["bare", &backend.address.to_string()])?)?;
         until_open(address)?;
-        Ok(Self { name: "bare pingora 0.9.1", address, host: HOST, processes: vec![process], _files: Vec::new() })
+        Ok(Self {
+            name: "bare pingora 0.9.1",
+            address,
+            host: HOST,
+            processes: vec![process],
+            _files: Vec::new(),
+        })
     }
 
     pub(crate) fn ingress(isthmus: &Path, backend: &Backend) -> anyhow::Result<Self> {
@@ -97,7 +105,12 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(name: &str, isthmus: &Path, backend: Option<&Backend>, ingress: Option<u16>) -> anyhow::Result<Self> {
+    fn new(
+        name: &str,
+        isthmus: &Path,
+        backend: Option<&Backend>,
+        ingress: Option<u16>,
+    ) -> anyhow::Result<Self> {
         let files = tempfile::tempdir()?;
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let [mesh, east_west, dns, admin] = [free_port()?, free_port()?, free_port()?, free_port()?].map(at);
@@ -108,7 +121,8 @@ impl Cluster {
              dns: {{address: \"{dns}\"}}\nadmin: {{address: \"{admin}\"}}\n"
         );
         std::fs::write(files.path().join("isthmus.yaml"), config)?;
-        let documents = backend.map(|backend| documents(isthmus, backend, ingress)).transpose()?.unwrap_or_default();
+        let documents =
+            backend.map(|backend| documents(isthmus, backend, ingress)).transpose()?.unwrap_or_default();
         std::fs::write(files.path().join("conf.d/bench.yaml"), documents)?;
         let process = Command::new(isthmus)
             .args(["run", "--log", "warn", "--config"])
@@ -154,20 +168,23 @@ impl Cluster {
     }
 
     fn until(&self, attempt: impl Fn(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let started = Instant::now();
-        loop {
-            match attempt(self) {
-                Ok(()) => return Ok(()),
-                Err(error) if started.elapsed() > READY_TIME_MAX => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            }
-        }
+        until(|| attempt(self))
     }
 }
 
 fn documents(isthmus: &Path, backend: &Backend, ingress: Option<u16>) -> anyhow::Result<String> {
     let printed = Command::new(isthmus)
-        .args(["expose", "bench", "-n", "shop", "--port", "80=http", "--export", "--to", &backend.address.to_string()])
+        .args([
+            "expose",
+            "bench",
+            "-n",
+            "shop",
+            "--port",
+            "80=http",
+            "--export",
+            "--to",
+            &backend.address.to_string(),
+        ])
         .output()?;
     let mut documents = String::from_utf8(printed.stdout)?;
     if let Some(port) = ingress {
@@ -210,12 +227,16 @@ fn free_port() -> anyhow::Result<u16> {
 }
 
 fn until_open(address: SocketAddr) -> anyhow::Result<()> {
-    let started = Instant::now();
-    while let Err(error) = TcpStream::connect(address) {
-        if started.elapsed() > READY_TIME_MAX {
-            return Err(error).with_context(|| format!("{address} does not open"));
+    until(|| TcpStream::connect(address).map(drop).with_context(|| format!("{address} does not open")))
+}
+
+/// Repeats until it succeeds; the last error if it never does.
+fn until(mut attempt: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    for _attempt in 1..ATTEMPTS_MAX {
+        if attempt().is_ok() {
+            return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(PAUSE);
     }
-    Ok(())
+    attempt()
 }
