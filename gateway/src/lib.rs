@@ -30,6 +30,7 @@ pub mod windows;
 
 // Small mechanisms that know nothing of the above.
 mod mostly_read;
+mod write_through;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -17,6 +17,7 @@ use crate::connection::Facts;
 use crate::fault::Fault;
 use crate::headers;
 use crate::tunnel::Tunnel;
+use crate::write_through::write_through;
 
 /// A byte stream to a service behind a peer's gateway. End it with `shutdown()`; dropped, it is reset.
 #[derive(Debug)]
@@ -147,17 +148,7 @@ impl AsyncRead for BorrowedTunnel {
 }
 
 impl AsyncWrite for BorrowedTunnel {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    write_through!(stream);
 }
 
 /// The service may need a connection of its own (U18).

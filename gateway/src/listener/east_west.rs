@@ -33,6 +33,7 @@ use crate::link;
 use crate::peekable::Peekable;
 use crate::telemetry::Entrance;
 use crate::tunnel;
+use crate::write_through::write_through;
 
 /// Streams that may wait for the federation process; a full channel sheds the newcomer.
 pub const HANDOVERS_MAX: usize = 64;
@@ -162,29 +163,7 @@ impl AsyncRead for HandedOver {
 }
 
 impl AsyncWrite for HandedOver {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+    write_through!(stream);
 }
 
 #[cfg(test)]
