@@ -127,6 +127,11 @@ impl Operator {
         self.snapshot.borrow().clone()
     }
 
+    /// Wakes with each snapshot.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.clone()
+    }
+
     /// Documents of the directory that cannot be read.
     pub fn problems(&self) -> Problems {
         self.problems.borrow().clone()

@@ -3,16 +3,22 @@
 //! Real sockets on port 0, a real CA in a temporary directory, snapshots made by the real catalog from
 //! documents. Nothing here sleeps for a fixed time: what takes a while is waited for, with a deadline.
 
+mod cluster;
+mod documents;
 mod echo;
 mod eventually;
 mod gateway;
 mod http1;
+mod load;
 mod scene;
 mod trust;
 
+pub use cluster::{Exported, TestCluster};
+pub use documents::{export_document, service_documents, slice_document};
 pub use echo::{EchoServer, HttpEcho};
 pub use eventually::{eventually, within};
 pub use gateway::TestGateway;
 pub use http1::{Answer, Http1};
+pub use load::{Load, LoadReport, RunningLoad};
 pub use scene::Scene;
 pub use trust::TestTrustDomain;

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Request, StatusCode, Version, header};
-use http_body_util::{BodyExt, Empty};
+use http::{Method, Request, StatusCode, Version, header};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
@@ -26,36 +27,50 @@ pub struct Load {
     pub address: SocketAddr,
     pub host: &'static str,
     pub version: Version,
+    /// With a small body unless it is GET.
+    pub method: Method,
     pub workers: usize,
-}
-
-/// What became of all requests.
-#[derive(Debug, Default)]
-pub struct Tally {
-    answered: AtomicU64,
-    failures: Mutex<BTreeMap<String, u64>>,
 }
 
 /// Load that goes on until it is stopped.
 #[derive(Debug)]
 pub struct RunningLoad {
+    load: Load,
     tally: Arc<Tally>,
     stop: CancellationToken,
     workers: TaskTracker,
 }
 
+/// What became of all requests.
+#[derive(Debug)]
+pub struct LoadReport {
+    pub load: Load,
+    pub answered: u64,
+    /// How often what happened.
+    pub failures: BTreeMap<String, u64>,
+    /// Of those that were answered, in order.
+    latencies: Vec<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    answered: AtomicU64,
+    failures: Mutex<BTreeMap<String, u64>>,
+    latencies: Mutex<Vec<Duration>>,
+}
+
 enum Sender {
-    Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Load {
     pub fn start(self) -> RunningLoad {
-        let (tally, stop, workers) = (Arc::new(Tally::default()), CancellationToken::new(), TaskTracker::new());
+        let (tally, stop, workers) = (Arc::<Tally>::default(), CancellationToken::new(), TaskTracker::new());
         for _ in 0..self.workers {
             workers.spawn(work(self.clone(), tally.clone(), stop.clone(), workers.clone()));
         }
-        RunningLoad { tally, stop, workers }
+        RunningLoad { load: self, tally, stop, workers }
     }
 }
 
@@ -64,22 +79,49 @@ impl RunningLoad {
         self.tally.answered.load(Ordering::Relaxed)
     }
 
-    /// Ends the load once requests in flight are answered; failures by what happened.
-    pub async fn stop(self) -> (u64, BTreeMap<String, u64>) {
+    /// Ends the load once requests in flight are answered.
+    pub async fn stop(self) -> LoadReport {
         self.stop.cancel();
         self.workers.close();
         self.workers.wait().await;
-        (self.answered(), self.tally.failures.lock().clone())
+        let mut latencies = std::mem::take(&mut *self.tally.latencies.lock());
+        latencies.sort_unstable();
+        let failures = self.tally.failures.lock().clone();
+        LoadReport { answered: self.answered(), load: self.load, failures, latencies }
+    }
+}
+
+impl LoadReport {
+    /// The latency that this part of all answers did not exceed.
+    pub fn latency(&self, part: f64) -> Duration {
+        let last = self.latencies.len().saturating_sub(1);
+        self.latencies.get((last as f64 * part) as usize).copied().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Load { host, version, method, .. } = &self.load;
+        let failed: u64 = self.failures.values().sum();
+        let (half, most) = (self.latency(0.5), self.latency(0.99));
+        write!(
+            f,
+            "{version:?} {method} {host}: {} answered, {failed} failed, p50 {half:.1?}, p99 {most:.1?}, max {:.1?}",
+            self.answered,
+            self.latency(1.0)
+        )?;
+        self.failures.iter().try_for_each(|(failure, times)| write!(f, "\n    {times} times: {failure}"))
     }
 }
 
 async fn work(load: Load, tally: Arc<Tally>, stop: CancellationToken, tasks: TaskTracker) {
-    let mut sender = None;
+    let (mut sender, mut latencies) = (None, Vec::new());
     while !stop.is_cancelled() {
-        let outcome = one(&load, &mut sender, &tasks).await;
-        match outcome {
+        let began = now();
+        match one(&load, &mut sender, &tasks).await {
             Ok(()) => {
                 tally.answered.fetch_add(1, Ordering::Relaxed);
+                latencies.push(now().duration_since(began));
             }
             Err(error) => {
                 sender = None;
@@ -87,6 +129,7 @@ async fn work(load: Load, tally: Arc<Tally>, stop: CancellationToken, tasks: Tas
             }
         }
     }
+    tally.latencies.lock().append(&mut latencies);
 }
 
 async fn one(load: &Load, sender: &mut Option<Sender>, tasks: &TaskTracker) -> anyhow::Result<()> {
@@ -98,10 +141,10 @@ async fn one(load: &Load, sender: &mut Option<Sender>, tasks: &TaskTracker) -> a
         usable = Some(connect(load, tasks).await?);
     }
     let mut ready = usable.context("just connected")?;
-    let status = ready.send(load).await?;
+    let (status, body) = ready.send(load).await?;
     *sender = Some(ready);
     if status != StatusCode::OK {
-        bail!("answered {status}");
+        bail!("answered {status}: {}", String::from_utf8_lossy(&body));
     }
     Ok(())
 }
@@ -130,20 +173,27 @@ impl Sender {
         }
     }
 
-    async fn send(&mut self, load: &Load) -> anyhow::Result<StatusCode> {
+    async fn send(&mut self, load: &Load) -> anyhow::Result<(StatusCode, Bytes)> {
+        let body = if load.method == Method::GET { Bytes::new() } else { Bytes::from_static(b"some body") };
+        let request = Request::builder().method(&load.method);
         let response = match self {
             Self::Http1(sender) => {
-                let request = Request::get("/load").header(header::HOST, load.host).body(Empty::new())?;
+                let request = request.uri("/load").header(header::HOST, load.host).body(Full::new(body))?;
                 sender.send_request(request).await
             }
             Self::Http2(sender) => {
-                let request = Request::get(format!("http://{}/load", load.host)).body(Empty::new())?;
+                let request = request.uri(format!("http://{}/load", load.host)).body(Full::new(body))?;
                 sender.send_request(request).await
             }
         };
         let response = response.context("no answer")?;
         let status = response.status();
-        response.into_body().collect().await.context("the answer was cut short")?;
-        Ok(status)
+        let body = response.into_body().collect().await.context("the answer was cut short")?;
+        Ok((status, body.to_bytes()))
     }
+}
+
+fn now() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "the rim of a test is the test")]
+    Instant::now()
 }

@@ -12,7 +12,7 @@ use federation::model::{
 };
 use federation::snapshot::{LocalCluster, Snapshot};
 
-use crate::TestTrustDomain;
+use crate::{TestTrustDomain, export_document, service_documents};
 
 /// What one cluster knows.
 #[derive(Debug)]
@@ -43,26 +43,12 @@ impl Scene {
 
     /// A service with one endpoint; `port` is written as `80=http`.
     pub fn service(&mut self, service: &str, port: &str, endpoint: SocketAddr) -> &mut Self {
-        let (number, protocol) = port.split_once('=').expect("<port>=<protocol>");
-        let (name, namespace) = service.split_once('.').expect("<service>.<namespace>");
-        let (ip, target) = (endpoint.ip(), endpoint.port());
-        self.documents(&format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-             spec:\n  ports: [{{name: p, port: {number}, appProtocol: {protocol}}}]\n---\n\
-             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{name: {name}-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-             addressType: IPv4\nports: [{{name: p, port: {target}}}]\n\
-             endpoints: [{{addresses: [\"{ip}\"]}}]\n"
-        ))
+        self.documents(&service_documents(service, port, &[endpoint]))
     }
 
     /// Offers a service to every peer.
     pub fn export(&mut self, service: &str) -> &mut Self {
-        let (name, namespace) = service.split_once('.').expect("<service>.<namespace>");
-        self.documents(&format!(
-            "apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\n\
-             metadata: {{name: {name}, namespace: {namespace}}}\n"
-        ))
+        self.documents(&export_document(service))
     }
 
     /// A relationship that has lasted for long, with a gateway at this address.

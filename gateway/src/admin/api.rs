@@ -179,6 +179,9 @@ pub struct ListenerStatus {
 pub struct SvidStatus {
     pub id: String,
     pub expires: String,
+    /// Grows with each renewal, from 1 at the start of the process.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// Something that is not as the operator wrote it, and what to do.

@@ -204,9 +204,10 @@ pub(super) async fn tokens(State(context): State<Context>) -> Result<Json<Vec<To
 
 pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
     let snapshot = context.operator.snapshot();
-    let svid = |svid: &trust_bundle::SvidHandle| {
-        let svid = svid.current();
-        SvidStatus { id: svid.id().to_string(), expires: clock::timestamp(svid.not_after()).to_string() }
+    let svid = |handle: &trust_bundle::SvidHandle| {
+        let svid = handle.current();
+        let expires = clock::timestamp(svid.not_after()).to_string();
+        SvidStatus { id: svid.id().to_string(), expires, generation: handle.generation() }
     };
     Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
