@@ -15,9 +15,10 @@ mod run;
 mod status;
 mod svid;
 
+use std::fmt::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use client::Client;
 pub use output::Format;
@@ -79,6 +80,27 @@ pub fn main() -> ExitCode {
             output::error(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The help of every command, as it is printed; committed under `deploy/reference`.
+pub fn help() -> String {
+    let mut command = Cli::command().term_width(HELP_WIDTH);
+    // Tells every subcommand what it is called as a whole.
+    command.build();
+    let mut text = String::new();
+    describe(&mut command, "isthmus", &mut text);
+    text
+}
+
+/// A page that fits everywhere.
+const HELP_WIDTH: usize = 100;
+
+fn describe(command: &mut clap::Command, path: &str, text: &mut String) {
+    let _infallible = writeln!(text, "==== {path}\n{}", command.render_long_help().to_string().trim_end());
+    for subcommand in command.get_subcommands_mut().filter(|subcommand| subcommand.get_name() != "help") {
+        let path = format!("{path} {}", subcommand.get_name());
+        describe(subcommand, &path, text);
     }
 }
 

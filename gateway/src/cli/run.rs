@@ -19,7 +19,7 @@ pub(super) struct Run {
     #[arg(long = "set", value_name = "PATH=VALUE")]
     settings: Vec<String>,
     /// What to log, for example info or gateway=debug,federation=info
-    #[arg(long, default_value = "info", env = "ISTHMUS_LOG")]
+    #[arg(long, default_value = "info", env = "ISTHMUS_LOG", hide_env_values = true)]
     log: String,
 }
 
