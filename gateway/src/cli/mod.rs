@@ -5,131 +5,18 @@
 //! answer. Secrets are read from standard input or files, never from arguments.
 
 mod client;
+mod command;
 mod config;
 mod demo;
 mod documents;
 mod expose;
+mod help;
 mod output;
 mod peer;
 mod run;
 mod status;
 mod svid;
 
-use std::fmt::Write;
-use std::process::ExitCode;
-
-use clap::{CommandFactory, Parser, Subcommand};
-
-use client::Client;
+pub use command::{Cli, main};
+pub use help::help;
 pub use output::Format;
-
-/// Connects clusters: one name for a service, wherever it runs, over mutual TLS.
-#[derive(Debug, Parser)]
-#[command(name = "isthmus", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Start with `isthmus demo`, or `isthmus run --config isthmus.yaml`.")]
-pub struct Cli {
-    /// Address of the admin API of the process to talk to
-    #[arg(
-        long,
-        global = true,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:15000",
-        env = "ISTHMUS_ADMIN"
-    )]
-    admin: String,
-    /// How to print
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run everything of one cluster in this process
-    Run(run::Run),
-    /// Invite, join, list and remove other clusters
-    #[command(subcommand)]
-    Peer(peer::Peer),
-    /// Show what a process is doing and what is wrong
-    Status,
-    /// Write documents to the store of the cluster
-    Apply(documents::Apply),
-    /// Remove documents that `apply` wrote
-    Delete(documents::Delete),
-    /// List configuration objects with their conditions
-    Get(documents::Get),
-    /// Print the documents that offer a service of this machine or its network
-    Expose(expose::Expose),
-    /// Issue an SVID to a workload
-    #[command(subcommand)]
-    Svid(svid::Svid),
-    /// Judge a static configuration file, or print its schema
-    #[command(subcommand)]
-    Config(config::Config),
-    /// Run two clusters on this machine and show a request going across
-    Demo(demo::Demo),
-}
-
-/// Runs the command of the process; errors go to standard error with their causes.
-pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match cli.run() {
-        Ok(code) => code,
-        Err(error) => {
-            output::error(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// The help of every command, as it is printed; committed under `deploy/reference`.
-pub fn help() -> String {
-    let mut command = Cli::command().term_width(HELP_WIDTH);
-    // Tells every subcommand what it is called as a whole.
-    command.build();
-    let mut text = String::new();
-    describe(&mut command, "isthmus", &mut text);
-    text
-}
-
-/// A page that fits everywhere.
-const HELP_WIDTH: usize = 100;
-
-fn describe(command: &mut clap::Command, path: &str, text: &mut String) {
-    let _infallible = writeln!(text, "==== {path}\n{}", command.render_long_help().to_string().trim_end());
-    for subcommand in command.get_subcommands_mut().filter(|subcommand| subcommand.get_name() != "help") {
-        let path = format!("{path} {}", subcommand.get_name());
-        describe(subcommand, &path, text);
-    }
-}
-
-impl Cli {
-    fn run(self) -> anyhow::Result<ExitCode> {
-        match self.command {
-            Command::Run(run) => run.run(),
-            Command::Demo(demo) => demo.run(),
-            Command::Config(config) => config.run(self.output),
-            Command::Expose(expose) => expose.run(),
-            command => {
-                let client = Client::new(self.admin);
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(command.ask(&client, self.output))
-            }
-        }
-    }
-}
-
-impl Command {
-    async fn ask(self, client: &Client, format: Format) -> anyhow::Result<ExitCode> {
-        match self {
-            Self::Peer(peer) => peer.run(client, format).await,
-            Self::Status => status::run(client, format).await,
-            Self::Apply(apply) => apply.run(client, format).await,
-            Self::Delete(delete) => delete.run(client, format).await,
-            Self::Get(get) => get.run(client, format).await,
-            Self::Svid(svid) => svid.run(client, format).await,
-            Self::Run(_) | Self::Demo(_) | Self::Config(_) | Self::Expose(_) => Ok(ExitCode::SUCCESS),
-        }
-    }
-}
