@@ -52,8 +52,18 @@ const PURE: &[&str] = &[
     "federation/src/kubernetes/objects",
     "federation/src/store/keys.rs",
     "federation/src/store/codec.rs",
-    "federation/src/peering/membership.rs",
+    "federation/src/config/settings.rs",
+    "federation/src/config/tree.rs",
+    "federation/src/config/schema.rs",
+    "federation/src/store/transaction.rs",
+    "federation/src/peering/addresses.rs",
     "federation/src/peering/exports.rs",
+    "federation/src/peering/exports",
+    "federation/src/peering/imports.rs",
+    "federation/src/peering/membership.rs",
+    "federation/src/peering/pace.rs",
+    "federation/src/peering/seat.rs",
+    "federation/src/peering/wire.rs",
     "federation/src/dns/zone.rs",
     "federation/src/dns/answer.rs",
     "gateway/src/destination.rs",
@@ -62,7 +72,11 @@ const PURE: &[&str] = &[
     "gateway/src/balancer",
     "gateway/src/context.rs",
     "gateway/src/listener/opening.rs",
+    "gateway/src/link/age.rs",
+    "gateway/src/link/backoff.rs",
+    "gateway/src/link/message.rs",
     "gateway/src/link/path.rs",
+    "gateway/src/link/plan.rs",
     "gateway/src/windows.rs",
 ];
 
@@ -109,6 +123,17 @@ fn crates_depend_only_inwards() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn one_tls_stack_is_in_the_tree() {
+    let lock = fs::read_to_string(root("Cargo.lock")).unwrap();
+    for other in ["aws-lc-sys", "openssl-sys", "native-tls"] {
+        assert!(
+            !lock.contains(&format!("name = \"{other}\"")),
+            "{other} came in; cargo tree -i {other} says how"
+        );
+    }
 }
 
 #[test]
