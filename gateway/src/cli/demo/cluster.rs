@@ -49,8 +49,13 @@ impl Pair {
         cloud.expose("ledger", "bank", "9000=tcp", &services.ledger_cloud, Exported::Yes)?;
         cloud.expose("vault", "bank", "8080=http", &services.vault_cloud, Exported::No)?;
         let (onprem, cloud) = (onprem.start(&program)?, cloud.start(&program)?);
-        onprem.until_ready().await?;
-        cloud.until_ready().await?;
+        for cluster in [&onprem, &cloud] {
+            cluster.until_ready().await?;
+            output::line(format!(
+                "Cluster {} runs: mesh {}, between clusters {}, DNS {}, admin {}",
+                cluster.name, cluster.mesh, cluster.east_west, cluster.dns, cluster.admin
+            ));
+        }
         Ok(Self { onprem, cloud, program })
     }
 

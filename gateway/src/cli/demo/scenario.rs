@@ -27,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) async fn join(pair: &Pair) -> anyhow::Result<()> {
     let token = pair.onprem.isthmus(&["peer", "invite", "cloud"], "").await?;
     let joined = pair.cloud.isthmus(&["peer", "join"], &token).await?;
+    let length = token.trim().len();
     output::line(format!(
-        "onprem invited cloud with a token of {} characters. {}",
-        token.trim().len(),
-        joined.trim()
+        "onprem$ isthmus peer invite cloud      # one token of {length} characters, for 15 minutes"
     ));
+    output::line(format!("cloud$  isthmus peer join < token       # {}", joined.trim()));
     probe::until(PATIENCE, async || {
         expect(probe::http(pair.onprem.mesh, ECHO).await?, StatusCode::OK, "cloud")
     })
