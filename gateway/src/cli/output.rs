@@ -1,5 +1,8 @@
 //! How the command prints: tables for people, JSON for scripts, errors on standard error.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command does")]
+//!
+//! A reader that has seen enough (`isthmus get | head`) is no error.
+
+use std::io::{self, Write};
 
 use serde::Serialize;
 
@@ -13,16 +16,21 @@ pub enum Format {
 
 /// Prints a line.
 pub(super) fn line(text: impl AsRef<str>) {
-    println!("{}", text.as_ref());
+    put(io::stdout().lock(), text.as_ref());
 }
 
 /// Prints a line beside the answer: progress, warnings, advice.
 pub(super) fn note(text: impl AsRef<str>) {
-    eprintln!("{}", text.as_ref());
+    put(io::stderr().lock(), text.as_ref());
+}
+
+/// Nobody is left to be told that nobody listens.
+fn put(mut output: impl Write, text: &str) {
+    let _unheard = writeln!(output, "{text}");
 }
 
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    line(serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
@@ -42,10 +50,10 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) {
 
 fn print_row<const N: usize>(cells: &[&str; N], widths: &[usize; N]) {
     let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-    println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+    line(padded.collect::<Vec<_>>().join("  ").trim_end());
 }
 
 /// Prints an error with its causes, and a hint where the cause has one.
 pub(super) fn error(error: &anyhow::Error) {
-    eprintln!("isthmus: {error:#}");
+    note(format!("isthmus: {error:#}"));
 }
