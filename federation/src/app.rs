@@ -4,6 +4,7 @@
 //! `run` works until it is told to stop and returns when every task has ended. A task that ends before
 //! that is a failure of the process, not a silence.
 
+use std::future::Future;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -174,30 +175,44 @@ impl Federation {
         self.federation_svid.clone()
     }
 
-    /// Works until told to stop; returns early only if a part ended by itself.
+    /// Works until told to stop, and returns when every part has ended; a part that ends by itself stops
+    /// the others.
     pub async fn run(self, shutdown: CancellationToken) {
+        let stop = shutdown.child_token();
         let events = self.driver.events();
         let [for_directory, for_applied, for_peering] = self.loading;
-        let stop = || shutdown.clone();
         let renewed = |role, svid| {
             let issuer = self.issuer.clone();
             let issue = async move || issuer.issue_role(role).map_err(|error| error.to_string());
-            keep_renewed(svid, issue, shutdown.clone())
+            keep_renewed(svid, issue, stop.clone())
         };
-        let ended = tokio::select! {
-            () = self.driver.run(stop()) => "catalog",
-            () = self.directory.run(events.clone(), for_directory, stop()) => "directory",
-            () = self.applied.run(events, for_applied, stop()) => "applied documents",
-            () = self.peering_tasks.run(for_peering, stop()) => "peering",
-            () = renewed(Role::Federation, self.federation_svid) => "federation SVID",
-            () = renewed(Role::Join, self.join_svid) => "join SVID",
-            () = sign(self.issuer.clone(), self.signing) => "signer",
-            () = take_reports(self.peering, self.reports, self.unbound) => "reports",
-            () = expire_leases(self.store, stop()) => "leases",
-        };
-        if !shutdown.is_cancelled() {
-            error!(part = ended, "ended by itself");
-        }
+        let signing = sign(self.issuer.clone(), self.signing);
+        let reports = take_reports(self.peering, self.reports, self.unbound);
+        tokio::join!(
+            part("catalog", &stop, self.driver.run(stop.clone())),
+            part("directory", &stop, self.directory.run(events.clone(), for_directory, stop.clone())),
+            part("applied documents", &stop, self.applied.run(events, for_applied, stop.clone())),
+            part("peering", &stop, self.peering_tasks.run(for_peering, stop.clone())),
+            part("federation SVID", &stop, renewed(Role::Federation, self.federation_svid)),
+            part("join SVID", &stop, renewed(Role::Join, self.join_svid)),
+            part("signer", &stop, until(&stop, signing)),
+            part("reports", &stop, until(&stop, reports)),
+            part("leases", &stop, expire_leases(self.store, stop.clone())),
+        );
+    }
+}
+
+/// For what has no end of its own.
+async fn until(stop: &CancellationToken, work: impl Future<Output = ()>) {
+    stop.run_until_cancelled(work).await;
+}
+
+/// Runs a part; its end before `stop` is an error that ends all others.
+async fn part(name: &'static str, stop: &CancellationToken, work: impl Future<Output = ()>) {
+    work.await;
+    if !stop.is_cancelled() {
+        error!(part = name, "ended by itself");
+        stop.cancel();
     }
 }
 
