@@ -163,10 +163,6 @@ impl Keeper {
                     Protocol::Http => self.http.plan.failed(attempt, now, rng),
                     Protocol::Tunnel => self.tunnels.plan.failed(attempt, now, rng),
                 }
-                // Nothing is connected and nothing can be: requests shall not wait for probes to time out.
-                if protocol == Protocol::Http && self.http.live.is_empty() {
-                    self.lost();
-                }
             }
             Event::Closed { protocol, link } => {
                 tracing::info!(peer = %self.peer.name, ?protocol, link, "link closed");
@@ -175,6 +171,11 @@ impl Keeper {
                     Protocol::Tunnel => self.tunnels.closed(link, now, rng),
                 }
             }
+        }
+        // Whether the last link went first or the last address refused us: requests shall not wait for
+        // probes to time out.
+        if self.http.plan.is_shut_out() {
+            self.lost();
         }
     }
 

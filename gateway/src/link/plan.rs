@@ -62,6 +62,8 @@ struct Wait {
     until: Option<Instant>,
     /// The attempt that used the address last: the one used longest ago goes first.
     last: Attempt,
+    /// The last attempt that ended led to no link.
+    refused: bool,
 }
 
 /// A link that has come up.
@@ -167,7 +169,8 @@ impl Plan {
         }
         self.duplicates = 0;
         let Established { link, replica, due } = link;
-        self.waits.entry(address.clone()).or_default().until = None;
+        let wait = self.waits.entry(address.clone()).or_default();
+        (wait.until, wait.refused) = (None, false);
         let held = Held { address, replica, since: now, due, standing: Standing::Serving };
         self.links.insert(link, held);
         true
@@ -176,7 +179,14 @@ impl Plan {
     pub(super) fn failed(&mut self, attempt: Attempt, now: Instant, rng: &mut impl Rng) {
         if let Some(address) = self.dialling.remove(&attempt) {
             self.back_off(&address, now, rng);
+            self.waits.entry(address).or_default().refused = true;
         }
+    }
+
+    /// Nothing is connected, every address has refused us, and none is being tried.
+    pub(super) fn is_shut_out(&self) -> bool {
+        let refused = |address| self.waits.get(address).is_some_and(|wait| wait.refused);
+        self.links.is_empty() && self.dialling.is_empty() && self.addresses.iter().all(refused)
     }
 
     /// The peer said that it goes, or stopped taking streams.

@@ -67,6 +67,32 @@ const B: &str = "192.0.2.2:15443";
 const C: &str = "192.0.2.3:15443";
 
 #[test]
+fn a_peer_that_left_and_refuses_us_shuts_us_out_at_once() {
+    let mut world = World::new(&[A, B]);
+    let (attempt, _) = world.steps().remove(0);
+    let link = world.up(attempt, "a").unwrap();
+    world.plan.leaving(link, world.now, &mut world.rng);
+    world.now += GOODBYE_PAUSE;
+    let mut refused = BTreeSet::new();
+    while refused.len() < 2 {
+        for (attempt, address) in world.steps() {
+            world.plan.failed(attempt, world.now, &mut world.rng);
+            refused.insert(address);
+        }
+        assert!(!world.plan.is_shut_out(), "the old link may still take streams");
+        world.now += Duration::from_secs(30);
+    }
+    world.plan.closed(link, world.now, &mut world.rng);
+    assert!(world.plan.is_shut_out());
+
+    let (attempt, _) = world.steps().remove(0);
+    assert!(!world.plan.is_shut_out(), "the next attempt may succeed");
+    let link = world.up(attempt, "b").unwrap();
+    world.plan.closed(link, world.now, &mut world.rng);
+    assert!(!world.plan.is_shut_out(), "nobody has refused us since");
+}
+
+#[test]
 fn one_replica_gets_one_link() {
     let mut world = World::new(&[A]);
     let dials = world.steps();
