@@ -35,6 +35,8 @@ pub struct HttpEcho {
 struct Gate {
     waiting: AtomicUsize,
     open: Notify,
+    /// Requests that were read so far.
+    asked: AtomicUsize,
 }
 
 impl EchoServer {
@@ -68,6 +70,11 @@ impl HttpEcho {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Requests that came so far.
+    pub fn asked(&self) -> usize {
+        self.gate.asked.load(Ordering::Relaxed)
     }
 
     /// Requests that wait at `/held`.
@@ -120,6 +127,7 @@ async fn http(mut stream: TcpStream, gate: Arc<Gate>) -> io::Result<()> {
             }
         }
         unread.drain(..length);
+        gate.asked.fetch_add(1, Ordering::Relaxed);
         if head.split(' ').nth(1) == Some("/held") {
             let opened = gate.open.notified();
             gate.waiting.fetch_add(1, Ordering::Relaxed);

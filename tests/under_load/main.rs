@@ -4,4 +4,5 @@
 
 mod observed;
 mod reload;
+mod restart;
 mod trickle;
