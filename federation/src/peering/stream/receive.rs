@@ -68,7 +68,7 @@ impl Session {
         imports: &mut Imports,
     ) -> Result<bool, StreamEnd> {
         // Worked on a copy, so that what could not be stored has not happened.
-        let mut next = imports.clone();
+        let mut next = imports.draft();
         let mut changed = Changed::default();
         let (mut end, mut costly) = (None, false);
         for message in batch {
