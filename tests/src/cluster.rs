@@ -7,6 +7,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use federation::app::Operator;
@@ -15,12 +16,14 @@ use federation::model::Freshness;
 use federation::snapshot::Snapshot;
 use gateway::app::{Addresses, Broken, Process};
 use gateway::telemetry::Output;
+use rustls::ClientConfig;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use trust_bundle::{ExpectedPeer, SpiffeId, SvidHandle, SvidKey, TrustStore, X509Svid, client_config};
 
 use crate::{Http1, eventually, export_document, service_documents, within};
 
@@ -139,7 +142,7 @@ impl TestCluster {
         &self.running().operator
     }
 
-    pub fn snapshot(&self) -> std::sync::Arc<Snapshot> {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
         self.operator().snapshot()
     }
 
@@ -158,6 +161,17 @@ impl TestCluster {
             }
         };
         within(&format!("{host} answers in {}", self.name), answered).await;
+    }
+
+    /// TLS of a workload with an SVID of its own, as its gateway wants it.
+    pub fn workload_tls(&self, path: &str, alpn: &[u8]) -> Arc<ClientConfig> {
+        let key = SvidKey::generate();
+        let issued = self.operator().issue_workload_svid(path, &key.csr()).expect("a path of a workload");
+        let svid = X509Svid::from_parts(issued.chain, key).expect("key and chain fit");
+        let gateway = SpiffeId::new(&issued.id.trust_domain(), "/isthmus/gateway").expect("a role");
+        let trust = TrustStore::new();
+        trust.put(issued.bundle).expect("a first bundle");
+        client_config(&trust, &SvidHandle::new(svid), ExpectedPeer::Exact(gateway), &[alpn])
     }
 
     /// What the admin API shows.

@@ -19,6 +19,6 @@ pub use echo::{EchoServer, HttpEcho};
 pub use eventually::{eventually, within};
 pub use gateway::TestGateway;
 pub use http1::{Answer, Http1};
-pub use load::{Load, LoadReport, RunningLoad};
+pub use load::{Connections, Load, LoadReport, RunningLoad};
 pub use scene::Scene;
 pub use trust::TestTrustDomain;

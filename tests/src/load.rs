@@ -17,19 +17,34 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What the workers ask for.
+/// What the workers ask for, and how they connect.
 #[derive(Debug, Clone)]
 pub struct Load {
     pub address: SocketAddr,
     pub host: &'static str,
+    pub path: &'static str,
     pub version: Version,
     /// With a small body unless it is GET.
     pub method: Method,
+    pub connections: Connections,
+    pub tls: Option<Arc<ClientConfig>>,
     pub workers: usize,
+}
+
+/// What becomes of a connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    Kept,
+    /// Each request comes on one of its own.
+    Fresh,
 }
 
 /// Load that goes on until it is stopped.
@@ -65,6 +80,20 @@ enum Sender {
 }
 
 impl Load {
+    /// One worker, with GET and HTTP/1.1 on a plain connection that is kept.
+    pub fn new(address: SocketAddr, host: &'static str) -> Self {
+        Self {
+            address,
+            host,
+            path: "/load",
+            version: Version::HTTP_11,
+            method: Method::GET,
+            connections: Connections::Kept,
+            tls: None,
+            workers: 1,
+        }
+    }
+
     pub fn start(self) -> RunningLoad {
         let (tally, stop, workers) = (Arc::<Tally>::default(), CancellationToken::new(), TaskTracker::new());
         for _ in 0..self.workers {
@@ -101,12 +130,13 @@ impl LoadReport {
 
 impl std::fmt::Display for LoadReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Load { host, version, method, .. } = &self.load;
+        let Load { host, path, version, method, connections, tls, .. } = &self.load;
+        let tls = if tls.is_some() { " TLS" } else { "" };
         let failed: u64 = self.failures.values().sum();
         let (half, most) = (self.latency(0.5), self.latency(0.99));
         write!(
             f,
-            "{version:?} {method} {host}: {} answered, {failed} failed, p50 {half:.1?}, p99 {most:.1?}, max {:.1?}",
+            "{version:?}{tls} {connections:?} {method} {host}{path}: {} answered, {failed} failed, p50 {half:.1?}, p99 {most:.1?}, max {:.1?}",
             self.answered,
             self.latency(1.0)
         )?;
@@ -142,7 +172,7 @@ async fn one(load: &Load, sender: &mut Option<Sender>, tasks: &TaskTracker) -> a
     }
     let mut ready = usable.context("just connected")?;
     let (status, body) = ready.send(load).await?;
-    *sender = Some(ready);
+    *sender = Some(ready).filter(|_| load.connections == Connections::Kept);
     if status != StatusCode::OK {
         bail!("answered {status}: {}", String::from_utf8_lossy(&body));
     }
@@ -152,7 +182,7 @@ async fn one(load: &Load, sender: &mut Option<Sender>, tasks: &TaskTracker) -> a
 async fn connect(load: &Load, tasks: &TaskTracker) -> anyhow::Result<Sender> {
     let stream = TcpStream::connect(load.address).await.context("connect")?;
     stream.set_nodelay(true)?;
-    let io = TokioIo::new(stream);
+    let io = TokioIo::new(secured(load, stream).await?);
     if load.version == Version::HTTP_2 {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.context("handshake")?;
         tasks.spawn(async move { drop(connection.await) });
@@ -163,6 +193,16 @@ async fn connect(load: &Load, tasks: &TaskTracker) -> anyhow::Result<Sender> {
         Ok(Sender::Http1(sender))
     }
 }
+
+async fn secured(load: &Load, stream: TcpStream) -> anyhow::Result<Box<dyn Transport>> {
+    let Some(config) = &load.tls else { return Ok(Box::new(stream)) };
+    let name = ServerName::try_from(load.host)?;
+    let tls = TlsConnector::from(config.clone()).connect(name, stream).await.context("TLS")?;
+    Ok(Box::new(tls))
+}
+
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 impl Sender {
     /// May another request be sent; no if the server said goodbye.
@@ -178,11 +218,12 @@ impl Sender {
         let request = Request::builder().method(&load.method);
         let response = match self {
             Self::Http1(sender) => {
-                let request = request.uri("/load").header(header::HOST, load.host).body(Full::new(body))?;
+                let request = request.uri(load.path).header(header::HOST, load.host).body(Full::new(body))?;
                 sender.send_request(request).await
             }
             Self::Http2(sender) => {
-                let request = request.uri(format!("http://{}/load", load.host)).body(Full::new(body))?;
+                let request =
+                    request.uri(format!("http://{}{}", load.host, load.path)).body(Full::new(body))?;
                 sender.send_request(request).await
             }
         };

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use federation::model::{ClusterName, ServiceName, Timestamp};
 use federation::snapshot::Snapshot;
-use http::{Method, Version};
+use http::Version;
 use tests::{
     EchoServer, Exported, HttpEcho, Load, RunningLoad, TestCluster, eventually, export_document,
     service_documents, slice_document,
@@ -52,11 +52,9 @@ impl World {
     }
 
     fn loads(&self) -> Vec<RunningLoad> {
-        let (address, host, method) = (self.onprem.addresses().mesh, SHARED, Method::GET);
+        let mesh = self.onprem.addresses().mesh;
         let versions = [Version::HTTP_11, Version::HTTP_2].into_iter();
-        versions
-            .map(|version| Load { address, host, version, method: method.clone(), workers: 3 }.start())
-            .collect()
+        versions.map(|version| Load { version, workers: 3, ..Load::new(mesh, SHARED) }.start()).collect()
     }
 
     async fn until_served_by(&self, echo: &HttpEcho, name: &str) {
