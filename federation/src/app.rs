@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -183,7 +184,11 @@ impl Federation {
         let [for_directory, for_applied, for_peering] = self.loading;
         let renewed = |role, svid| {
             let issuer = self.issuer.clone();
-            let issue = async move || issuer.issue_role(role).map_err(|error| error.to_string());
+            let issue = async move || {
+                let issuer = issuer.clone();
+                let issued = spawn_blocking(move || issuer.issue_role(role)).await;
+                issued.map_err(|ended| ended.to_string())?.map_err(|refused| refused.to_string())
+            };
             keep_renewed(svid, issue, stop.clone())
         };
         let signing = sign(self.issuer.clone(), self.signing);
@@ -241,10 +246,14 @@ fn open_ca(config: &Config, data: &Path) -> Result<(Issuer, TrustStore), StartEr
 }
 
 /// Answers the signing requests of gateways.
+///
+/// What is issued is first made durable (RT4): this thread may serve requests and shall not wait for the
+/// disk.
 async fn sign(issuer: Issuer, mut requests: mpsc::Receiver<SigningRequest>) {
     while let Some(SigningRequest { id, csr, answer }) = requests.recv().await {
+        let issuer = issuer.clone();
         // Whoever asked may have gone; then nobody needs the answer.
-        let _gone = answer.send(issuer.sign(&id, &csr));
+        let _gone = spawn_blocking(move || answer.send(issuer.sign(&id, &csr))).await;
     }
     // Every gateway is gone: that is the end of the process, which somebody else declares.
     std::future::pending().await
@@ -272,7 +281,9 @@ mod tests {
 
     use tempfile::TempDir;
     use tokio::net::TcpListener;
+    use tokio::sync::oneshot;
     use tokio::time::{sleep, timeout};
+    use trust_bundle::{SvidKey, TrustDomain};
 
     use super::*;
     use crate::config::Overrides;
@@ -337,6 +348,29 @@ mod tests {
             side.stop.cancel();
             side.tasks.close();
             assert!(timeout(PATIENCE, side.tasks.wait()).await.is_ok(), "tasks outlive the control plane");
+        }
+    }
+
+    #[tokio::test]
+    async fn issuing_does_not_keep_the_thread_from_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::try_from("a.example").unwrap();
+        let now = clock::unix_now();
+        let ca = BuiltinCa::open(directory.path(), domain.clone(), CaSettings::default(), now).unwrap();
+        let hour = Duration::from_secs(3600);
+        let (requests, queue) = mpsc::channel(1);
+        let mut signing = std::pin::pin!(sign(Issuer::new(Arc::new(ca), hour, hour), queue));
+        let (answer, mut answered) = oneshot::channel();
+        let id = Role::Gateway.id(&domain);
+        requests.send(SigningRequest { id, csr: SvidKey::generate().csr(), answer }).await.unwrap();
+        tokio::select! {
+            biased;
+            () = &mut signing => {}
+            () = std::future::ready(()) => assert!(answered.try_recv().is_err(), "others go first"),
+        }
+        tokio::select! {
+            () = &mut signing => {}
+            signed = &mut answered => assert_eq!(signed.unwrap().unwrap().len(), 1),
         }
     }
 }
