@@ -36,7 +36,7 @@ impl Default for Thresholds {
 /// Something that was seen of a peer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
-    /// The relationship is known; nothing has been heard yet.
+    /// The relationship is known, or has begun anew.
     Known,
     /// The relationship is over.
     Forgotten,
@@ -88,8 +88,13 @@ impl Membership {
                 self.members.remove(peer);
                 return None;
             }
+            // Whoever begins anew with the peer has not been told yet.
+            Event::Known if self.members.contains_key(peer) => {
+                let freshness = self.members.get(peer)?.freshness;
+                return Some(Change { peer: peer.clone(), freshness });
+            }
             Event::Known => {
-                self.members.entry(peer.clone()).or_insert_with(|| Member::new(now));
+                self.members.insert(peer.clone(), Member::new(now));
             }
             Event::Reached(_) | Event::Holds(_) | Event::Path(_) | Event::PathUnknown | Event::Tick => {}
         }
@@ -221,6 +226,16 @@ mod tests {
             assert_eq!(change, told, "only changes are told: {event:?} at {second} s");
             before = *expected;
         }
+    }
+
+    #[test]
+    fn a_relationship_that_begins_anew_is_told_what_is_believed() {
+        let now = start();
+        let mut membership = Membership::new(Thresholds::default());
+        assert_eq!(membership.apply(&peer(), Event::Known, now), None);
+        membership.apply(&peer(), reached(0), now);
+        let told = Change { peer: peer(), freshness: Freshness::Fresh };
+        assert_eq!(membership.apply(&peer(), Event::Known, now), Some(told));
     }
 
     #[test]

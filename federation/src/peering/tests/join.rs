@@ -11,6 +11,7 @@ use trust_bundle::{JoinToken, Rejection, SvidHandle, TokenParts, exporter, join_
 use super::fixture::{Site, TestCluster, eventually, name};
 use crate::clock;
 use crate::issuer::Role;
+use crate::model::Freshness;
 use crate::peering::dial::{self, DialError};
 use crate::peering::join::JoinError;
 use crate::peering::proto::join_client::JoinClient;
@@ -220,6 +221,21 @@ async fn a_lost_answer_is_given_again() {
     assert_eq!(again.relationship, first.relationship);
     assert_eq!(onprem.peering.peers().len(), 1);
     cloud.has_a_stream_to(&onprem).await;
+}
+
+#[tokio::test]
+async fn who_joins_anew_is_fresh_again() {
+    let (onprem, cloud) = (TestCluster::new("onprem").await, TestCluster::new("cloud").await);
+    let fresh = |of: &TestCluster, other: &TestCluster| {
+        of.peer(other).is_some_and(|peer| peer.freshness == Freshness::Fresh)
+    };
+    for _ in 0..2 {
+        cloud.join(&onprem).await;
+        eventually("both sides believe each other", async || {
+            fresh(&onprem, &cloud) && fresh(&cloud, &onprem)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
