@@ -104,6 +104,7 @@ impl Keeper {
                 Some((link, told)) = self.told.recv() => self.heard(link, told),
                 () = lender.http.short.notified() => self.http.look_again(),
                 () = lender.tunnels.short.notified() => self.tunnels.look_again(),
+                () = lender.seen.notified() => self.seen(),
                 () = sleep_until(wake) => {}
             }
             self.judge();
@@ -115,6 +116,11 @@ impl Keeper {
         self.http.plan.set_addresses(peer.gateways.clone());
         self.tunnels.plan.set_addresses(peer.gateways.clone());
         self.peer = peer;
+    }
+
+    fn seen(&mut self) {
+        self.http.plan.stop_waiting();
+        self.tunnels.plan.stop_waiting();
     }
 
     fn stop(&mut self) {

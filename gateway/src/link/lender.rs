@@ -40,6 +40,8 @@ pub(super) struct Lender {
     pub(super) peer: ClusterName,
     pub(super) http: Shelf<HttpLink>,
     pub(super) tunnels: Shelf<TunnelLink>,
+    /// The peer's gateway has come to us: it is there again, whatever dialling said.
+    pub(super) seen: Notify,
     state: AtomicU8,
     ready: Mutex<BTreeMap<ServiceName, ServiceReadiness>>,
 }
@@ -70,6 +72,7 @@ impl Lender {
             peer,
             http: Shelf::new(),
             tunnels: Shelf::new(),
+            seen: Notify::new(),
             state: AtomicU8::new(0),
             ready: Mutex::new(BTreeMap::new()),
         })

@@ -132,6 +132,9 @@ impl Links {
     pub async fn serve_control(&self, peer: ClusterName, session: HttpSession, facts: Facts) {
         let connection = facts.connection().clone();
         let _listed = Listed::enter(&self.shared, AcceptedLink::new(&peer, &facts));
+        if let Some(lender) = self.lender(&peer) {
+            lender.seen.notify_one();
+        }
         let announced = Announced {
             hello: self.shared.hello.subscribe(),
             snapshots: self.shared.parts.snapshots.clone(),

@@ -176,6 +176,13 @@ impl Plan {
         true
     }
 
+    /// The peer is there: one try at once, in the place of a long wait; how often has failed still counts.
+    pub(super) fn stop_waiting(&mut self) {
+        if self.links.is_empty() {
+            self.waits.values_mut().for_each(|wait| wait.until = None);
+        }
+    }
+
     pub(super) fn failed(&mut self, attempt: Attempt, now: Instant, rng: &mut impl Rng) {
         if let Some(address) = self.dialling.remove(&attempt) {
             self.back_off(&address, now, rng);

@@ -67,6 +67,22 @@ const B: &str = "192.0.2.2:15443";
 const C: &str = "192.0.2.3:15443";
 
 #[test]
+fn a_peer_that_comes_to_us_is_dialled_at_once() {
+    let mut world = World::new(&[A]);
+    for _ in 0..20 {
+        world.now += Duration::from_secs(60);
+        for (attempt, _) in world.steps() {
+            world.plan.failed(attempt, world.now, &mut world.rng);
+        }
+    }
+    assert_eq!(world.steps(), [], "it waits");
+    world.plan.stop_waiting();
+    let (attempt, _) = world.steps().remove(0);
+    world.plan.failed(attempt, world.now, &mut world.rng);
+    assert_eq!(world.steps(), [], "one try; then it waits as before");
+}
+
+#[test]
 fn a_peer_that_left_and_refuses_us_shuts_us_out_at_once() {
     let mut world = World::new(&[A, B]);
     let (attempt, _) = world.steps().remove(0);
