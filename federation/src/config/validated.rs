@@ -15,7 +15,7 @@ use super::overrides::Overrides;
 use super::settings::{self, Fallback};
 use super::tree::{self, Given, Tree, wrong};
 use crate::catalog::AddressPool;
-use crate::model::{ClusterName, GatewayAddress, Locality};
+use crate::model::{ClusterName, GatewayAddress, Host, Locality};
 
 /// An SVID must live long enough to be renewed before it ends.
 const SVID_TTL_MIN: Duration = Duration::from_secs(10);
@@ -284,6 +284,10 @@ impl Reader<'_> {
         let mut addresses = Vec::new();
         for (at, entry) in parsed.into_iter().enumerate() {
             match entry {
+                Ok(GatewayAddress { host: Host::Ip(ip), .. }) if ip.is_unspecified() => {
+                    let message = format!("{ip} leads nobody here; name an address that others can dial");
+                    self.errors.push(wrong(&format!("{path}[{at}]"), message));
+                }
                 Ok(address) => addresses.push(address),
                 Err(error) => self.errors.push(wrong(&format!("{path}[{at}]"), error.to_string())),
             }
@@ -372,6 +376,15 @@ trust: {svidTtl: 20s}
         assert_eq!(config.gateway.advertise.len(), 2);
         assert_eq!(config.gateway.virtual_pool.to_string(), "127.80.0.0/20");
         assert_eq!(config.trust.svid_ttl, Duration::from_secs(20));
+    }
+
+    #[test]
+    fn nobody_is_told_to_dial_every_address() {
+        let text = "cluster: onprem\ngateway: {eastWest: {advertise: ['0.0.0.0:15443', '[::]:1', 'gw:1']}}";
+        let errors = parse(text, &[]).unwrap_err();
+        let told: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("gateway.eastWest.advertise[0]: 0.0.0.0 leads nobody here"), "{told:?}");
     }
 
     #[test]
