@@ -1,5 +1,7 @@
 //! Diagnostics on standard error, one line an event; the access log is apart (`telemetry`).
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
@@ -41,7 +43,12 @@ pub fn start(filter: &str) -> Result<(), LoggingError> {
     let filter = EnvFilter::try_new(directives.join(","))
         .map_err(|cause| LoggingError::Filter { filter: filter.to_owned(), cause })?;
     tracing_subscriber::registry()
-        .with(fmt::layer().with_writer(std::io::stderr).with_filter(filter))
+        .with(
+            fmt::layer()
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(std::io::stderr)
+                .with_filter(filter),
+        )
         .try_init()?;
     Ok(())
 }

@@ -184,11 +184,29 @@ impl CatalogDriver {
     }
 }
 
-/// Kinds are asked for as people write them: `httproute`, `HTTPRoutes`.
+/// Kinds are asked for as people write them: `httproute`, `HTTPRoutes`, or as `kubectl` shortens them.
 fn is_kind(asked: &str, kind: &str) -> bool {
+    let short = SHORT_NAMES.iter().find(|(short, _)| asked.eq_ignore_ascii_case(short));
+    let asked = short.map_or(asked, |(_, kind)| kind);
     asked.eq_ignore_ascii_case(kind)
         || asked.strip_suffix(['s', 'S']).is_some_and(|one| one.eq_ignore_ascii_case(kind))
 }
+
+/// Can there be objects of the kind at all?
+pub fn is_known_kind(asked: &str) -> bool {
+    KINDS.iter().any(|kind| is_kind(asked, kind))
+}
+
+/// Everything that may be asked for.
+pub const KINDS: &[&str] =
+    &["Service", "EndpointSlice", "ServiceExport", "ServiceImport", "Gateway", "HTTPRoute"];
+const SHORT_NAMES: &[(&str, &str)] = &[
+    ("svc", "Service"),
+    ("eps", "EndpointSlice"),
+    ("svcex", "ServiceExport"),
+    ("svcim", "ServiceImport"),
+    ("gtw", "Gateway"),
+];
 
 impl CatalogHandle {
     /// Every object of a kind, or of all, with what became of it; none once the process ends.
@@ -268,6 +286,22 @@ mod tests {
             (snapshot, objects)
         };
         tokio::join!(running, asking).1
+    }
+
+    #[test]
+    fn kinds_are_asked_for_in_many_spellings() {
+        for (asked, kind) in [
+            ("service", "Service"),
+            ("Services", "Service"),
+            ("svc", "Service"),
+            ("HTTPRoutes", "HTTPRoute"),
+            ("svcex", "ServiceExport"),
+            ("svcim", "ServiceImport"),
+            ("gtw", "Gateway"),
+        ] {
+            assert!(is_kind(asked, kind) && is_known_kind(asked), "{asked}");
+        }
+        assert!(!is_known_kind("pod") && !is_kind("svc", "ServiceExport"));
     }
 
     #[tokio::test]

@@ -28,6 +28,6 @@ mod tests;
 
 pub use addresses::{AddressPool, Allocation, InvalidPool, PoolExhausted};
 pub use apply::{Catalog, Effects, NameClaim};
-pub use driver::{CatalogDriver, CatalogHandle, Loading};
+pub use driver::{CatalogDriver, CatalogHandle, KINDS, Loading, is_known_kind};
 pub use event::{EndpointSlice, Event, Gateway, GatewayListener, Object, Route, RoutesFrom, Source};
 pub use status::{Condition, ConditionKind, ObjectStatus, Verdict};

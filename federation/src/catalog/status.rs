@@ -73,6 +73,22 @@ impl Condition {
         self
     }
 
+    /// Does it tell of something that an operator should mend; some kinds are bad when they hold.
+    pub fn is_problem(&self) -> bool {
+        let bad = match self.kind {
+            ConditionKind::PartiallyInvalid | ConditionKind::Conflicted | ConditionKind::Conflict => {
+                Verdict::True
+            }
+            ConditionKind::Accepted
+            | ConditionKind::ResolvedRefs
+            | ConditionKind::Valid
+            | ConditionKind::Merged
+            | ConditionKind::Fresh
+            | ConditionKind::AddressAllocated => Verdict::False,
+        };
+        self.status == bad
+    }
+
     /// Does it keep the whole object from being served.
     pub(super) fn is_refusal(&self) -> bool {
         self.kind == ConditionKind::Accepted && self.status == Verdict::False && self.section.is_none()
@@ -85,5 +101,25 @@ impl fmt::Display for Condition {
             write!(f, "{section}: ")?;
         }
         write!(f, "{:?}={:?} ({}) {}", self.kind, self.status, self.reason, self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_conflict_is_no_problem() {
+        for (condition, problem) in [
+            (Condition::fails(ConditionKind::Conflict, "NoConflicts", ""), false),
+            (Condition::holds(ConditionKind::Conflict, "PortConflict", ""), true),
+            (Condition::fails(ConditionKind::Conflicted, "NoConflicts", ""), false),
+            (Condition::holds(ConditionKind::PartiallyInvalid, "UnsupportedValue", ""), true),
+            (Condition::holds(ConditionKind::Accepted, "Accepted", ""), false),
+            (Condition::fails(ConditionKind::Accepted, "Invalid", ""), true),
+            (Condition::fails(ConditionKind::Merged, "MergePending", ""), true),
+        ] {
+            assert_eq!(condition.is_problem(), problem, "{condition}");
+        }
     }
 }

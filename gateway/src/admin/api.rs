@@ -57,6 +57,8 @@ pub struct JoinAnswer {
     pub trust_domain: String,
     /// SHA-256 of the peer's bundle, for comparing by eye.
     pub bundle_sha256: String,
+    /// Requests can go both ways; otherwise they will as soon as the paths are up.
+    pub usable: bool,
 }
 
 /// An invitation that somebody may still use, or that was used.

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use federation::app::OperatorError;
 use federation::config::{self, ApplyOutcome};
-use federation::model::ClusterName;
+use federation::model::{ClusterName, Freshness};
 use http::StatusCode;
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
@@ -17,6 +17,7 @@ use super::api::{
     Applied, Failure, InviteAnswer, InviteRequest, JoinAnswer, JoinRequest, Outcome, SvidAnswer, SvidRequest,
 };
 use super::server::Context;
+use crate::balancer::LinkState;
 
 /// A refused change, as status and body.
 pub(super) struct Refused(StatusCode, Failure);
@@ -38,7 +39,13 @@ impl From<OperatorError> for Refused {
 }
 
 fn invalid(error: impl ToString) -> Refused {
-    Refused(StatusCode::BAD_REQUEST, Failure { error: error.to_string(), hint: None })
+    Refused::invalid(error.to_string())
+}
+
+impl Refused {
+    pub(super) fn invalid(error: String) -> Self {
+        Self(StatusCode::BAD_REQUEST, Failure { error, hint: None })
+    }
 }
 
 fn cluster_name(text: &str) -> Result<ClusterName, Refused> {
@@ -65,12 +72,38 @@ pub(super) async fn join(
 ) -> Result<Json<JoinAnswer>, Refused> {
     let peer = context.operator.join(&request.token).await?;
     let digest = context.inspected.trust.load().bundle(&peer.trust_domain).map(|bundle| bundle.digest());
+    let settled = async {
+        while !is_usable(&context, &peer.name) {
+            tokio::time::sleep(SETTLE_LOOK_EVERY).await;
+        }
+    };
+    let usable = tokio::time::timeout(SETTLE_TIME_MAX, settled).await.is_ok();
     Ok(Json(JoinAnswer {
+        usable,
         cluster: peer.name.to_string(),
         trust_domain: peer.trust_domain.to_string(),
         bundle_sha256: digest.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect(),
     }))
 }
+
+/// Who joins means to use it: links lead both ways, and each side knows what the other one exports.
+fn is_usable(context: &Context, peer: &ClusterName) -> bool {
+    let paths = context.inspected.links.status();
+    let linked = paths
+        .iter()
+        .any(|path| path.peer == *peer && path.state == LinkState::Up && !path.accepted.is_empty());
+    let told = context.operator.peers().into_iter().any(|known| {
+        known.peer.name == *peer
+            && known.freshness == Freshness::Fresh
+            && known.imports.acknowledged.is_some()
+            && known.exports.acknowledged >= Some(known.exports.revision)
+    });
+    linked && told
+}
+
+/// Long enough for a far peer; one that cannot dial us is joined all the same.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
+const SETTLE_LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) async fn remove_peer(
     State(context): State<Context>,

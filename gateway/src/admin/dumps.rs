@@ -9,6 +9,7 @@ use federation::catalog;
 use federation::clock;
 use federation::config::directory;
 use federation::model::{Peer, RelationshipState};
+use federation::peering::TokenView;
 use federation::peering::records::TokenState;
 use federation::snapshot::Snapshot;
 use http::{StatusCode, header};
@@ -109,8 +110,12 @@ pub(super) async fn objects(State(context): State<Context>) -> Json<Vec<ObjectSt
 pub(super) async fn objects_of_kind(
     State(context): State<Context>,
     Path(kind): Path<String>,
-) -> Json<Vec<ObjectStatus>> {
-    Json(context.operator.objects(Some(&kind)).await.into_iter().map(ObjectStatus::from).collect())
+) -> Result<Json<Vec<ObjectStatus>>, Refused> {
+    if !catalog::is_known_kind(&kind) {
+        let known = catalog::KINDS.join(", ");
+        return Err(Refused::invalid(format!("there is no kind {kind:?}; known are {known}")));
+    }
+    Ok(Json(context.operator.objects(Some(&kind)).await.into_iter().map(ObjectStatus::from).collect()))
 }
 
 impl From<catalog::ObjectStatus> for ObjectStatus {
@@ -171,8 +176,9 @@ fn relationship(peer: &Peer) -> String {
     }
 }
 
-fn token_state(state: &TokenState) -> String {
-    match state {
+fn token_state(token: &TokenView) -> String {
+    match &token.state {
+        TokenState::Unused if token.expires < clock::timestamp_now() => "expired".to_owned(),
         TokenState::Unused => "unused".to_owned(),
         TokenState::Used(redemption) => format!("used at {} by {}", redemption.at, redemption.trust_domain),
         TokenState::Revoked { at } => format!("revoked at {at}"),
@@ -193,10 +199,10 @@ fn round_trip(path: &link::PeerStatus) -> Option<f64> {
 
 pub(super) async fn tokens(State(context): State<Context>) -> Result<Json<Vec<TokenStatus>>, Refused> {
     let tokens = context.operator.tokens().await?;
-    let status = |token: federation::peering::TokenView| TokenStatus {
+    let status = |token: TokenView| TokenStatus {
         id: token.id.to_string(),
         cluster: token.joiner.to_string(),
-        state: token_state(&token.state),
+        state: token_state(&token),
         expires: token.expires.to_string(),
     };
     Ok(Json(tokens.into_iter().map(status).collect()))
@@ -247,6 +253,11 @@ fn place(problem: &directory::Problem) -> String {
     format!("{}{line}{field}", problem.file)
 }
 
+fn told(condition: &catalog::Condition) -> String {
+    let verdict = if condition.status == catalog::Verdict::True { "true" } else { "false" };
+    format!("{:?} is {verdict}, {}: {}", condition.kind, condition.reason, condition.message)
+}
+
 /// Everything that is not as it was written: documents, objects, sockets.
 async fn problems(context: &Context) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -256,11 +267,10 @@ async fn problems(context: &Context) -> Vec<Problem> {
         hint: None,
     }));
     for object in context.operator.objects(None).await {
-        let failing =
-            object.conditions.iter().filter(|condition| condition.status == catalog::Verdict::False);
-        problems.extend(failing.map(|condition| Problem {
+        let bad = object.conditions.iter().filter(|condition| condition.is_problem());
+        problems.extend(bad.map(|condition| Problem {
             subject: format!("{} ({})", object.key, object.source),
-            message: format!("{:?} is false, {}: {}", condition.kind, condition.reason, condition.message),
+            message: told(condition),
             hint: None,
         }));
     }

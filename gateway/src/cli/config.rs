@@ -39,7 +39,13 @@ fn check(file: &std::path::Path, format: Format) -> anyhow::Result<ExitCode> {
     match format {
         Format::Json => output::json(&serde_json::json!({ "file": file, "errors": errors }))?,
         Format::Text if errors.is_empty() => output::line(format!("{} is good", file.display())),
-        Format::Text => errors.iter().for_each(|error| output::note(format!("{}: {error}", file.display()))),
+        Format::Text => errors.iter().for_each(|error| output::note(named(file, error))),
     }
     Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What concerns the whole file names it already.
+fn named(file: &std::path::Path, error: &str) -> String {
+    let file = file.display().to_string();
+    if error.starts_with(&file) { error.to_owned() } else { format!("{file}: {error}") }
 }

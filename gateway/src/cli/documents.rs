@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use super::client::Client;
@@ -51,6 +51,9 @@ async fn send(client: &Client, format: Format, path: &str, files: &[PathBuf]) ->
     let mut results = Vec::new();
     for file in files {
         results.extend(client.send_yaml::<Vec<Applied>>(path, read(file)?).await?);
+    }
+    if results.is_empty() {
+        bail!("no document was found (hint: `isthmus expose` prints some)");
     }
     if format == Format::Json {
         output::json(&results)?;

@@ -32,7 +32,10 @@ pub(super) enum Peer {
     /// List the clusters that this one knows
     List,
     /// End the relationship with a cluster; its open connections are cut
-    Remove { cluster: String },
+    Remove {
+        /// The cluster that is no longer a peer
+        cluster: String,
+    },
     /// List or revoke tokens
     #[command(subcommand)]
     Token(Token),
@@ -43,7 +46,10 @@ pub(super) enum Token {
     /// List tokens and what became of them
     List,
     /// Make a token useless
-    Revoke { id: String },
+    Revoke {
+        /// What `isthmus peer token list` shows under TOKEN
+        id: String,
+    },
 }
 
 impl Peer {
@@ -95,6 +101,13 @@ async fn join(client: &Client, format: Format) -> anyhow::Result<()> {
         "Joined {} (trust domain {}, bundle {})",
         answer.cluster, answer.trust_domain, answer.bundle_sha256
     ));
+    if !answer.usable {
+        output::note(format!(
+            "No request can go both ways yet (hint: can {} reach this cluster's east-west address? \
+             isthmus peer list shows the path from here)",
+            answer.cluster
+        ));
+    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ pub enum NoRoute {
         "no listener or zone has this host; hint: services are called <service>.<namespace>.svc.clusterset.local"
     )]
     UnknownHost,
-    #[error("no such service; hint: `isthmus status` lists what this cluster knows")]
+    #[error("no such service; hint: `isthmus get` lists what this cluster knows")]
     UnknownService,
     #[error("the service has no port {0}")]
     UnknownPort(u16),
