@@ -26,7 +26,7 @@ use pingora_core::protocols::{
 };
 use pingora_http::ResponseHeader;
 use rustls::CommonState;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use trust_bundle::{Connection, SpiffeId};
@@ -184,15 +184,21 @@ fn ssl_digest(session: &CommonState) -> Option<SslDigest> {
 }
 
 /// Any byte stream as pingora's `IO`, with the connection that it belongs to.
+///
+/// Small writes are collected until they are flushed: pingora writes head and body one after the
+/// other, and would else cost two system calls and two segments for each small answer.
 pub struct ConnectionIo<S> {
-    stream: Peekable<S>,
+    stream: BufWriter<Peekable<S>>,
     /// What pingora shall take for the negotiated protocol; our own ALPNs mean nothing to it.
     speaks: Option<ALPN>,
     facts: Facts,
     cut: CutWatch,
 }
 
-impl<S> ConnectionIo<S> {
+/// One segment; what is larger goes out as it is.
+const WRITE_BUFFER: usize = 1460;
+
+impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
     pub fn new(stream: S, facts: Facts) -> Self {
         Self::peeked(Peekable::new(stream), facts)
     }
@@ -200,9 +206,11 @@ impl<S> ConnectionIo<S> {
     /// For a stream whose first bytes were looked at already.
     pub fn peeked(stream: Peekable<S>, facts: Facts) -> Self {
         let cut = CutWatch::new(facts.connection().cut_token().clone());
-        Self { stream, speaks: None, facts, cut }
+        Self { stream: BufWriter::with_capacity(WRITE_BUFFER, stream), speaks: None, facts, cut }
     }
+}
 
+impl<S> ConnectionIo<S> {
     pub fn speaking(mut self, alpn: ALPN) -> Self {
         self.speaks = Some(alpn);
         self
@@ -221,28 +229,30 @@ impl<S> ConnectionIo<S> {
     pub fn connection(&self) -> &Arc<Connection> {
         self.facts.connection()
     }
+}
 
+impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
     pub fn get_ref(&self) -> &S {
-        self.stream.get_ref()
+        self.stream.get_ref().get_ref()
     }
 
     pub fn head(&self) -> &[u8] {
-        self.stream.head()
+        self.stream.get_ref().head()
     }
 
     pub fn take_head(&mut self, bytes: usize) -> bytes::Bytes {
-        self.stream.take_head(bytes)
+        self.stream.get_mut().take_head(bytes)
     }
 }
 
-impl<S: AsyncRead + Unpin> ConnectionIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionIo<S> {
     /// Reads more into the head without consuming it; 0 means end of stream.
     pub async fn peek_more(&mut self) -> io::Result<usize> {
         let cut = self.facts.connection().cut_token();
         tokio::select! {
             biased;
             () = cut.cancelled() => Err(cut_error()),
-            read = self.stream.peek_more() => read,
+            read = self.stream.get_mut().peek_more() => read,
         }
     }
 }
@@ -255,7 +265,7 @@ impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> ConnectionIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionIo<S> {
     /// Reads on without looking: closed with unread bytes, TCP would take back what we said last.
     pub async fn discard(&mut self, bytes_max: usize) {
         let mut left = bytes_max;
@@ -275,7 +285,7 @@ impl<S> fmt::Debug for ConnectionIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ConnectionIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionIo<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.cut.check()?;

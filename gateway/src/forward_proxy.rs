@@ -52,7 +52,7 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, mut io: Connection
 }
 
 /// Takes the head out of the stream, leaves what follows it, and finds what it names.
-fn target<S>(io: &mut ConnectionIo<S>, view: &View) -> Result<Destination, Refusal> {
+fn target<S: Transport>(io: &mut ConnectionIo<S>, view: &View) -> Result<Destination, Refusal> {
     if *io.facts().kind() != ConnectionKind::Mesh {
         let why = "CONNECT is served on the mesh listener, and not inside another CONNECT";
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "connect-not-allowed", why));
