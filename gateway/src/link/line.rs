@@ -51,6 +51,8 @@ pub(super) struct Line {
     streams: AtomicUsize,
     round_trip_us: AtomicU64,
     retired: CancellationToken,
+    /// Tells those who wait for an answer that none may come.
+    fell_silent: Notify,
     /// Tells the link's own task that its last stream is gone.
     idle: Notify,
     /// Tells whoever waits for a stream to this peer that one is free.
@@ -122,6 +124,7 @@ impl Line {
             streams: AtomicUsize::new(0),
             round_trip_us: AtomicU64::new(0),
             retired: CancellationToken::new(),
+            fell_silent: Notify::new(),
             idle: Notify::new(),
             freed,
         })
@@ -144,6 +147,9 @@ impl Line {
     pub(super) fn set_condition(&self, condition: Condition) {
         if !self.retired.is_cancelled() {
             self.condition.store(condition as u8, Ordering::Relaxed);
+        }
+        if condition == Condition::Silent {
+            self.fell_silent.notify_waiters();
         }
     }
 
@@ -198,6 +204,14 @@ impl Loan {
     pub(super) fn new(line: &Arc<Line>) -> Self {
         line.streams.fetch_add(1, Ordering::AcqRel);
         Self { line: line.clone() }
+    }
+
+    /// Returns once the link does not answer probes any more.
+    pub async fn fell_silent(&self) {
+        let fell_silent = self.line.fell_silent.notified();
+        if self.line.condition() != Condition::Silent {
+            fell_silent.await;
+        }
     }
 
     /// The connection that the stream is on.

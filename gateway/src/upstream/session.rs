@@ -14,7 +14,7 @@ use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite};
 use pingora_core::protocols::http::v2::write_body;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::{Digest, UniqueIDType};
-use pingora_error::ErrorType::{InvalidHTTPHeader, WriteError};
+use pingora_error::ErrorType::{InvalidHTTPHeader, ReadError, WriteError};
 use pingora_error::{Error, OkOrErr, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -24,11 +24,13 @@ use crate::link::HttpStream;
 #[derive(Debug)]
 pub struct LinkSession {
     stream: HttpStream,
+    /// May be sent a second time, elsewhere.
+    repeatable: bool,
 }
 
 impl LinkSession {
     pub(super) fn new(stream: HttpStream) -> Self {
-        Self { stream }
+        Self { stream, repeatable: false }
     }
 }
 
@@ -47,6 +49,7 @@ pub fn was_unprocessed(error: &Error) -> bool {
 impl Session for LinkSession {
     async fn write_request_header(&mut self, mut request: Box<RequestHeader>, end: bool) -> Result<()> {
         make_http2(&mut request)?;
+        self.repeatable = request.method.is_idempotent();
         self.stream.session.write_request_header(request, end)
     }
 
@@ -66,8 +69,20 @@ impl Session for LinkSession {
         self.stream.session.write_timeout = timeout;
     }
 
+    /// On a link that fell silent, what can be repeated is: elsewhere, or refused at once as all that
+    /// comes later. The rest waits for as long as the link lives; the path may come back.
     async fn read_response_header(&mut self) -> Result<()> {
-        self.stream.session.read_response_header().await
+        let HttpStream { session, loan } = &mut self.stream;
+        if !self.repeatable {
+            return session.read_response_header().await;
+        }
+        tokio::select! {
+            biased;
+            read = session.read_response_header() => read,
+            () = loan.fell_silent() => {
+                Err(Error::explain(ReadError, "the link does not answer probes").into_up())
+            }
+        }
     }
 
     async fn read_response_body(&mut self) -> Result<Option<Bytes>> {

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::front::{Front, endpoint, speak_http1};
+use super::hole::Hole;
 use super::peer::PeerGateway;
 use super::world::{World, eventually};
 use crate::balancer::Target;
@@ -41,6 +42,36 @@ async fn a_request_crosses_a_link_and_its_answer_comes_back() {
         world.links.status()[0].dialled.iter().all(|link| link.streams == 0)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_path_that_falls_silent_only_what_cannot_be_repeated_waits() {
+    let world = World::new();
+    let peer = PeerGateway::start(&world.cloud, &[&world.onprem, &world.cloud], "a").await;
+    let hole = Hole::before(peer.address, &world.tasks).await;
+    world.joined(&[hole.address]);
+    world.up().await;
+    let front =
+        Front::start(&world.links, Target::Cluster(cluster("cloud")), AppProtocol::Http, &world.tasks);
+    let (mut reader, mut writer) = (front.client().await, front.client().await);
+    let reading = async { reader.send("GET /swallow", b"").await };
+    let writing = async { writer.send("POST /hold", b"x").await };
+    let path = async {
+        eventually("both wait", || peer.held.load(Ordering::Relaxed) == 2).await;
+        hole.swallow();
+    };
+    let mut writing = std::pin::pin!(writing);
+    let read = async { tokio::join!(path, tokio::time::timeout(Duration::from_secs(4), reading)).1 };
+    tokio::select! {
+        read = read => {
+            let status = read.expect("2.5 s of silence, and a probe's interval").unwrap().0;
+            assert!(status >= 500, "{status}");
+        }
+        written = &mut writing => panic!("{written:?}"),
+    }
+    hole.carry_again();
+    peer.release.notify_waiters();
+    assert_eq!(writing.await.unwrap().0, 200, "no stream was lost");
 }
 
 #[tokio::test]
