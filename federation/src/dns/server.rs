@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Generation, Snapshot};
 
 use super::wire::{Carrier, respond};
 
@@ -61,11 +61,20 @@ impl Server {
 
     /// Answers until `shutdown`; clients over TCP are cut off then, as they may ask again elsewhere.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { udp, tcp, snapshots, .. } = self;
+        let Self { udp, tcp, mut snapshots, .. } = self;
+        let serving = async {
+            // Who asks before the sources have spoken waits: a resolver would keep our NXDOMAIN.
+            if snapshots.wait_for(|snapshot| snapshot.generation > Generation::default()).await.is_err() {
+                return shutdown.cancelled().await;
+            }
+            tokio::select! {
+                () = serve_udp(udp, snapshots.clone()) => {}
+                () = serve_tcp(tcp, snapshots.clone()) => {}
+            }
+        };
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = serve_udp(udp, snapshots.clone()) => {}
-            () = serve_tcp(tcp, snapshots) => {}
+            () = serving => {}
         }
     }
 }

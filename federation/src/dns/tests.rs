@@ -390,6 +390,27 @@ async fn both_sockets_answer_from_the_newest_snapshot() {
     assert!(TcpStream::connect(address).await.is_err(), "the sockets are closed");
 }
 
+#[tokio::test]
+async fn who_asks_before_the_first_snapshot_waits_for_it() {
+    let shop = shop().build();
+    let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::empty(shop.cluster.clone())));
+    let server = Server::build("127.0.0.1:0".parse().unwrap(), receiver).await.unwrap();
+    let address = server.local_addr();
+    let shutdown = CancellationToken::new();
+    let client = async {
+        let cart = query("cart.shop.svc.clusterset.local.", RecordType::A);
+        let asking = over_udp(address, &cart);
+        let publishing = async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            snapshots.send_replace(Arc::new(shop));
+        };
+        let (answer, ()) = tokio::join!(asking, publishing);
+        assert_eq!(answer.answers.len(), 1);
+        shutdown.cancel();
+    };
+    tokio::join!(server.run(shutdown.clone()), client);
+}
+
 #[tokio::test(start_paused = true)]
 async fn silent_clients_do_not_keep_others_out() {
     let (_snapshots, receiver) = watch::channel(Arc::new(shop().build()));
