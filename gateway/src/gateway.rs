@@ -74,7 +74,7 @@ const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 /// What is cut at the end of a drain needs a moment to unwind.
 const CUT_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The data plane, bound and not yet running; what has come in by then is served already.
+/// The data plane, bound and not yet running; who comes before the first snapshot waits for it.
 pub struct Gateway {
     server: Arc<Server>,
     settings: Settings,

@@ -6,6 +6,7 @@ mod drain;
 mod east_west;
 mod forward_proxy;
 mod replacement;
+mod start;
 mod tunnels;
 mod two_clusters;
 mod virtual_ports;

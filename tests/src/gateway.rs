@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trust_bundle::{ExpectedPeer, Registry, SpiffeId, SvidHandle, TrustStore, client_config};
 
+use crate::scene::local_cluster;
 use crate::{Http1, Scene, TestTrustDomain, within};
 
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -63,7 +64,24 @@ impl TestGateway {
         trust: TrustStore,
         scene: &mut Scene,
     ) -> Self {
-        let (snapshots, following) = watch::channel(scene.snapshot());
+        Self::start_with(cluster, domain, trust, scene.snapshot()).await
+    }
+
+    /// As a process is before its sources have spoken.
+    pub async fn start_knowing_nothing(cluster: &str, domain: &TestTrustDomain) -> Self {
+        let trust = TrustStore::new();
+        trust.put(domain.bundle()).expect("a first bundle");
+        let local = local_cluster(cluster, domain);
+        Self::start_with(cluster, domain, trust, Arc::new(Snapshot::empty(Arc::new(local)))).await
+    }
+
+    async fn start_with(
+        cluster: &str,
+        domain: &TestTrustDomain,
+        trust: TrustStore,
+        first: Arc<Snapshot>,
+    ) -> Self {
+        let (snapshots, following) = watch::channel(first);
         let (report, reports) = mpsc::channel(federation::control::REPORTS_MAX);
         let (handover, handovers) = mpsc::channel(HANDOVERS_MAX);
         let (registry, metrics, tasks) = (Registry::new(), Metrics::new(), TaskTracker::new());

@@ -24,8 +24,7 @@ pub struct Scene {
 
 impl Scene {
     pub fn new(cluster: &str, domain: &TestTrustDomain) -> Self {
-        let name = cluster.try_into().expect("a cluster name");
-        let local = LocalCluster { name, trust_domain: domain.name(), locality: Locality::default() };
+        let local = local_cluster(cluster, domain);
         let last = Arc::new(Snapshot::empty(Arc::new(local.clone())));
         Self { catalog: Catalog::new(local), last, imports: BTreeMap::new() }
     }
@@ -109,6 +108,11 @@ impl Scene {
         }
         self.last.clone()
     }
+}
+
+pub(crate) fn local_cluster(cluster: &str, domain: &TestTrustDomain) -> LocalCluster {
+    let name = cluster.try_into().expect("a cluster name");
+    LocalCluster { name, trust_domain: domain.name(), locality: Locality::default() }
 }
 
 fn port(text: &str) -> ServicePort {

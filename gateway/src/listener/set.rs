@@ -11,7 +11,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use federation::control::Unbound;
 use federation::model::Transport;
-use federation::snapshot::{ServiceView, Snapshot};
+use federation::snapshot::{Generation, ServiceView, Snapshot};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use super::bind::{self, NotBound};
 use super::server::{Purpose, Server};
 use crate::destination::{DestinationKey, Scope};
 use crate::router::ListenerKey;
+use crate::snapshot::View;
 
 /// Sockets of one process; a snapshot that wants more is wrong, or hostile.
 const SOCKETS_MAX: usize = 20_000;
@@ -78,7 +80,7 @@ impl Port {
         let assignment = Arc::new(ArcSwap::from_pointee(Assignment::new(purpose, bound)));
         let stop = CancellationToken::new();
         let (refusing, serving, current) = (server.clone(), server.clone(), assignment.clone());
-        let accepting = server.tasks.spawn(accept(
+        let accepting = accept(
             listener,
             room.clone(),
             stop.clone(),
@@ -87,7 +89,12 @@ impl Port {
                 let Assignment { purpose, owner } = Assignment::clone(&current.load());
                 serving.spawn(purpose, owner, accepted);
             },
-        ));
+        );
+        let (views, stopped) = (server.plane().views.subscribe(), stop.clone());
+        let accepting = server.tasks.spawn(async move {
+            stopped.run_until_cancelled(until_known(views)).await;
+            accepting.await;
+        });
         Ok(Self { address: bound, assignment, stop, accepting })
     }
 
@@ -102,6 +109,13 @@ impl Port {
         let _ended = self.accepting.await;
         self.assignment.load_full()
     }
+}
+
+/// Who comes while a process starts waits in the socket's queue: without a snapshot it would be told that
+/// nothing exists.
+async fn until_known(mut views: watch::Receiver<Arc<View>>) {
+    // An error means that the process ends; then the loop is stopped too.
+    let _ended = views.wait_for(|view| view.snapshot.generation > Generation::default()).await;
 }
 
 impl ListenerSet {
