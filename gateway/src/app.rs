@@ -30,6 +30,7 @@ use crate::admin::{Admin, AdminDeps, Inspected};
 use crate::clock;
 use crate::gateway::{Gateway, GatewayDeps, Settings};
 use crate::link::{LinkParts, Links, ReplicaId};
+use crate::listener::bind::NotBound;
 use crate::listener::{HANDOVERS_MAX, Handover, Room, Service};
 use crate::telemetry::{AccessLog, AuditLog, Decision, LineLog, LineWriter, Metrics, Output};
 use crate::windows::Windows;
@@ -140,7 +141,9 @@ impl Process {
             tasks: TaskTracker::new(),
         })
         .await?;
-        let dns = dns::Server::build(config.dns, control.snapshot.clone()).await?;
+        let dns = dns::Server::build(config.dns, control.snapshot.clone())
+            .await
+            .map_err(|reason| NotBound::new(config.dns, reason))?;
         let mesh = gateway.mesh_address().unwrap_or(config.gateway.mesh);
         let fixed = [("mesh", mesh), ("east-west", gateway.east_west_address()), ("dns", dns.local_addr())];
         let audit_log = AuditLog::new(audit.clone());
@@ -161,7 +164,8 @@ impl Process {
             },
             audit: audit_log.clone(),
             ready: ready.clone(),
-        })?;
+        })
+        .map_err(|reason| NotBound::new(config.admin, reason))?;
         let addresses = Addresses {
             mesh,
             east_west: gateway.east_west_address(),
@@ -356,6 +360,8 @@ async fn hand_over(
         };
         let _full = to.try_send(handed);
     }
+    // The gateway's listeners are gone before the rest is told to stop.
+    shutdown.cancelled().await;
 }
 
 /// Asks the control plane for an SVID with a new key.

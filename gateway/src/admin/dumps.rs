@@ -48,6 +48,10 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> Response {
+    let expiries = context.inspected.svids.iter().map(|svid| svid.current().not_after().as_secs());
+    if let Some(first) = expiries.min() {
+        context.inspected.metrics.own().svid_expiry(std::time::Duration::from_secs(first));
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.inspected.metrics.encode())
         .into_response()
 }
@@ -157,7 +161,7 @@ fn peer_statuses(context: &Context) -> Vec<PeerStatus> {
             cluster: status.peer.name.to_string(),
             trust_domain: status.peer.trust_domain.to_string(),
             state: relationship(&status.peer),
-            freshness: format!("{:?}", status.freshness).to_lowercase(),
+            freshness: knowledge(&status),
             path: path.map_or("none", |path| path_word(path.state)).to_owned(),
             round_trip_milliseconds: path.and_then(round_trip),
             imports: view.map_or(0, |view| view.imports.len()),
@@ -167,6 +171,14 @@ fn peer_statuses(context: &Context) -> Vec<PeerStatus> {
         }
     };
     context.operator.peers().into_iter().map(status).collect()
+}
+
+/// Nothing is known of who has ended the relationship.
+fn knowledge(status: &federation::peering::PeerStatus) -> String {
+    match status.peer.state {
+        RelationshipState::Active => format!("{:?}", status.freshness).to_lowercase(),
+        RelationshipState::RemovedByPeer { .. } => "none".to_owned(),
+    }
 }
 
 fn relationship(peer: &Peer) -> String {

@@ -55,5 +55,35 @@ fn print_row<const N: usize>(cells: &[&str; N], widths: &[usize; N]) {
 
 /// Prints an error with its causes, and a hint where the cause has one.
 pub(super) fn error(error: &anyhow::Error) {
-    note(format!("isthmus: {error:#}"));
+    note(format!("isthmus: {}", with_causes(error)));
+}
+
+/// Many of our errors say their cause themselves; it is not said twice.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said.push_str(": ");
+            said.push_str(&cause);
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = || std::io::Error::other("no space left");
+        let apart = anyhow!(io()).context("cannot write a");
+        assert_eq!(with_causes(&apart), "cannot write a: no space left");
+        let within = anyhow!(io()).context("cannot write a: no space left; hint: make room");
+        assert_eq!(with_causes(&within), "cannot write a: no space left; hint: make room");
+    }
 }

@@ -23,7 +23,14 @@ pub struct NotBound {
 
 /// Binds and listens; must be called within the runtime.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, NotBound> {
-    open(address).map_err(|reason| NotBound { address, remedy: remedy(address, reason.kind()), reason })
+    open(address).map_err(|reason| NotBound::new(address, reason))
+}
+
+impl NotBound {
+    /// Says what to do about a failure to bind.
+    pub fn new(address: SocketAddr, reason: io::Error) -> Self {
+        Self { address, remedy: remedy(address, reason.kind()), reason }
+    }
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {

@@ -16,6 +16,8 @@ use crate::model::{ObjectKey, Timestamp};
 
 /// Problems that are reported; somebody who has more begins with these.
 const PROBLEMS_MAX: usize = 1000;
+/// How the directory itself is named, where files are named by their place below it.
+const WHOLE_DIRECTORY: &str = "(the configuration directory)";
 
 #[derive(Debug, Default)]
 pub(super) struct Documents {
@@ -145,7 +147,9 @@ impl Documents {
 
     pub(super) fn problems(&self) -> Vec<Problem> {
         let places = self.unreadable.iter().map(|(place, message)| {
-            problem(place, None, format!("{message}; what was known below it stays in use"))
+            let whole = || Arc::from(WHOLE_DIRECTORY);
+            let place = if place.is_empty() { whole() } else { place.clone() };
+            problem(&place, None, format!("{message}; what was known below it stays in use"))
         });
         let files = self.files.values().flat_map(|state| state.problems.iter().cloned());
         let mut all: Vec<_> = places.chain(files).chain(self.duplicates.iter().cloned()).collect();
