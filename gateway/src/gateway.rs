@@ -149,7 +149,7 @@ impl Gateway {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 changed = views.changed() => if changed.is_err() { return shutdown.cancelled().await },
-                () = tokio::time::sleep(RETRY), if !self.listeners.unbound().is_empty() => {}
+                () = tokio::time::sleep(RETRY), if self.listeners.may_bind_later() => {}
             }
         }
     }

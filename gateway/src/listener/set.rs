@@ -50,6 +50,8 @@ pub(crate) struct ListenerSet {
     server: Arc<Server>,
     open: BTreeMap<SocketAddr, Port>,
     unbound: Vec<Unbound>,
+    /// What may be had later: a socket that somebody else holds, unlike one that we cannot serve.
+    retry: bool,
 }
 
 /// A socket and the task that accepts on it.
@@ -120,7 +122,7 @@ async fn until_known(mut views: watch::Receiver<Arc<View>>) {
 
 impl ListenerSet {
     pub(crate) fn new(server: Arc<Server>) -> Self {
-        Self { server, open: BTreeMap::new(), unbound: Vec::new() }
+        Self { server, open: BTreeMap::new(), unbound: Vec::new(), retry: false }
     }
 
     /// The sockets that were wanted by the last pass and could not be had.
@@ -128,12 +130,17 @@ impl ListenerSet {
         &self.unbound
     }
 
+    /// Is another pass worth its while although nothing has changed.
+    pub(crate) fn may_bind_later(&self) -> bool {
+        self.retry
+    }
+
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.open.values().map(Port::address)
     }
 
     /// Makes what is open what is wanted; says whether the list of unbound sockets changed.
-    pub(crate) async fn reconcile(&mut self, wanted: &BTreeMap<SocketAddr, Assignment>) -> bool {
+    pub(crate) async fn reconcile(&mut self, Wanted { sockets: wanted, not_carried }: &Wanted) -> bool {
         let plan =
             Plan::new(wanted, |address| self.open.get(address).map(|port| port.assignment.load_full()));
         self.close(self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect()).await;
@@ -156,6 +163,8 @@ impl ListenerSet {
                 }),
             }
         }
+        self.retry = !unbound.is_empty();
+        unbound.extend_from_slice(not_carried);
         let changed = unbound != self.unbound;
         self.unbound = unbound;
         changed
@@ -216,8 +225,16 @@ impl Plan {
     }
 }
 
-/// All sockets that a snapshot asks for: of `Gateway` listeners, and of services' own addresses.
-pub(crate) fn wanted(snapshot: &Snapshot, ingress: IpAddr) -> BTreeMap<SocketAddr, Assignment> {
+/// All sockets that a snapshot asks for.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    sockets: BTreeMap<SocketAddr, Assignment>,
+    /// Those of a kind that this gateway cannot serve.
+    not_carried: Vec<Unbound>,
+}
+
+/// What `Gateway` listeners ask for, and services' own addresses.
+pub(crate) fn wanted(snapshot: &Snapshot, ingress: IpAddr) -> Wanted {
     let listeners = snapshot.listeners.iter().map(|view| {
         let key = ListenerKey::from(&view.listener);
         let address = SocketAddr::new(key.address.unwrap_or(ingress), key.port);
@@ -225,19 +242,37 @@ pub(crate) fn wanted(snapshot: &Snapshot, ingress: IpAddr) -> BTreeMap<SocketAdd
     });
     let virtuals = snapshot.services.values().flat_map(virtual_ports);
     // A listener that somebody wrote down wins over an address that was allocated.
-    virtuals.chain(listeners).collect()
+    let sockets = virtuals.chain(listeners).collect();
+    Wanted { sockets, not_carried: snapshot.services.values().flat_map(datagram_ports).collect() }
 }
 
 fn virtual_ports(service: &Arc<ServiceView>) -> Vec<(SocketAddr, Assignment)> {
-    let Some(merged) = &service.merged else { return Vec::new() };
-    let ports = merged.ports.iter().filter(|port| port.transport == Transport::Tcp);
-    ports
-        .flat_map(|port| merged.addresses.iter().map(|ip| (SocketAddr::new(*ip, port.port), port.port)))
-        .map(|(address, port)| {
-            let key = DestinationKey { service: service.name.clone(), scope: Scope::Merged, port };
-            (address, Assignment::new(Purpose::Virtual(key), address))
-        })
+    ports(service, Transport::Tcp)
+        .map(|(address, key)| (address, Assignment::new(Purpose::Virtual(key), address)))
         .collect()
+}
+
+/// A client of these would wait for ever; whoever runs the cluster is told at least.
+fn datagram_ports(service: &Arc<ServiceView>) -> Vec<Unbound> {
+    let unbound = |(address, key): (_, DestinationKey)| Unbound {
+        address,
+        owner: format!("virtual {key} {address} (UDP)"),
+        reason: "UDP is not carried yet".to_owned(),
+        remedy: format!("use a TCP port, or reach the endpoints of {} without the gateway", service.name),
+    };
+    ports(service, Transport::Udp).map(unbound).collect()
+}
+
+/// The ports of a service's own addresses.
+fn ports(service: &ServiceView, transport: Transport) -> impl Iterator<Item = (SocketAddr, DestinationKey)> {
+    let merged = service.merged.iter();
+    let ports = merged.flat_map(|merged| merged.ports.iter().map(move |port| (port, &merged.addresses)));
+    ports.filter(move |(port, _)| port.transport == transport).flat_map(|(port, addresses)| {
+        addresses.iter().map(|ip| {
+            let (service, port) = (service.name.clone(), port.port);
+            (SocketAddr::new(*ip, port), DestinationKey { service, scope: Scope::Merged, port })
+        })
+    })
 }
 
 #[cfg(test)]
@@ -247,8 +282,8 @@ mod tests {
 
     const INGRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    fn owners(wanted: &BTreeMap<SocketAddr, Assignment>) -> Vec<String> {
-        wanted.values().map(|assignment| assignment.owner.to_string()).collect()
+    fn owners(wanted: &Wanted) -> Vec<String> {
+        wanted.sockets.values().map(|assignment| assignment.owner.to_string()).collect()
     }
 
     #[test]
@@ -266,8 +301,14 @@ mod tests {
             let datagrams = merged.flat_map(|merged| &mut merged.ports).filter(|port| port.port == 53);
             datagrams.for_each(|port| port.transport = Transport::Udp);
         }
+        let wanted = wanted(&snapshot, INGRESS);
+        let not_carried: Vec<_> = wanted.not_carried.iter().map(|unbound| &*unbound.owner).collect();
         assert_eq!(
-            owners(&wanted(&snapshot, INGRESS)),
+            not_carried,
+            ["virtual db.shop:53 127.80.0.1:53 (UDP)", "virtual db.shop:53 [::1]:53 (UDP)"]
+        );
+        assert_eq!(
+            owners(&wanted),
             [
                 "ingress 127.0.0.1:8080",
                 "virtual db.shop:5432 127.80.0.1:5432",
