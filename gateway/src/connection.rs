@@ -216,6 +216,12 @@ impl<S> ConnectionIo<S> {
         self
     }
 
+    /// Ends this stream by a token of its own; it has to be a child of its connection's.
+    pub fn cut_by(mut self, token: CancellationToken) -> Self {
+        self.cut = CutWatch::new(token);
+        self
+    }
+
     /// Routes what follows on this stream in another way.
     pub fn routed(mut self, kind: ConnectionKind) -> Self {
         self.facts = self.facts.inside(kind);
@@ -248,10 +254,9 @@ impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionIo<S> {
     /// Reads more into the head without consuming it; 0 means end of stream.
     pub async fn peek_more(&mut self) -> io::Result<usize> {
-        let cut = self.facts.connection().cut_token();
         tokio::select! {
             biased;
-            () = cut.cancelled() => Err(cut_error()),
+            () = self.cut.token.cancelled() => Err(cut_error()),
             read = self.stream.get_mut().peek_more() => read,
         }
     }
@@ -460,6 +465,22 @@ mod tests {
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(io.write(b"y").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert!(io.peek_more().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_may_be_cut_alone_and_is_cut_with_its_connection() {
+        let registry = Registry::default();
+        for alone in [true, false] {
+            let (io, _client) = accepted(&registry).await;
+            let (connection, token) = (io.connection().clone(), io.connection().cut_token().child_token());
+            let mut io = io.cut_by(token.clone());
+            let mut buf = [0; 8];
+            let end = async { if alone { token.cancel() } else { connection.cut() } };
+            let (read, ()) = tokio::join!(io.read(&mut buf), end);
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+            assert!(io.peek_more().await.is_err());
+            assert_eq!(connection.is_cut(), !alone);
+        }
     }
 
     #[tokio::test]

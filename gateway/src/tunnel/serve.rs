@@ -2,7 +2,8 @@
 //!
 //! Each stream is checked against what is exported to that peer (T8). A stream to an HTTP port goes
 //! through the HTTP path with the identity of the link, any other is copied to an endpoint; 200 is only
-//! said when the endpoint has taken the connection.
+//! said when the endpoint has taken the connection. What was offered when a stream was opened is checked
+//! again with each snapshot: a withdrawn export takes its open streams with it (T25).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{Errand, Tunnel};
 use crate::answer::Refusal;
@@ -81,18 +83,42 @@ impl Stream {
         let to = request.uri().authority().map(|to| to.as_str().to_owned()).ok_or_else(Refusal::not_found)?;
         let destination = view.router.link(&self.peer, &to)?;
         let said = self.said(&request);
+        let cut = self.facts.connection().cut_token().child_token();
         if destination.port.protocol.is_http() {
-            let io = ConnectionIo::new(accept(respond, request)?, self.facts.inside(self.kind(to, said)));
-            serve_http(&self.server, io).await;
+            let facts = self.facts.inside(self.kind(to.clone(), said));
+            let io = ConnectionIo::new(accept(respond, request)?, facts).cut_by(cut.clone());
+            self.while_offered(&to, &cut, serve_http(&self.server, io)).await;
             return Ok(());
         }
         let caller = Caller::of_link(&self.peer, &said);
         let entry = self.facts.entry().clone();
         let errand = Errand::new(self.server.plane(), &view, &destination, entry, caller);
         let opened = errand.open().await?;
-        let io = ConnectionIo::new(accept(respond, request)?, self.facts.clone());
-        errand.copy(io, opened).await;
+        let io = ConnectionIo::new(accept(respond, request)?, self.facts.clone()).cut_by(cut.clone());
+        self.while_offered(&to, &cut, errand.copy(io, opened)).await;
         Ok(())
+    }
+
+    /// Serves, and cuts the stream as soon as its destination is no longer offered to this peer.
+    async fn while_offered(&self, to: &str, cut: &CancellationToken, serving: impl Future<Output = ()>) {
+        let withdrawn = async {
+            self.withdrawn(to).await;
+            cut.cancel();
+            // Whoever serves notices, and leaves the line in the access log.
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = serving => {}
+            () = withdrawn => {}
+        }
+    }
+
+    async fn withdrawn(&self, to: &str) {
+        let mut views = self.server.plane().views.subscribe();
+        // An error means that the process ends, which has its own way with streams.
+        if views.wait_for(|view| view.router.link(&self.peer, to).is_err()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn said(&self, request: &Request<RecvStream>) -> LinkHeaders {
