@@ -81,11 +81,20 @@ fn single<'a>(headers: &'a http::HeaderMap, name: &HeaderName) -> Option<&'a str
 
 /// Removes what the sender has no right to say; read [`LinkHeaders`] first.
 pub fn strip(request: &mut RequestHeader, sender: Sender) {
-    let reserved: Vec<_> =
-        request.headers.keys().filter(|name| is_reserved(name.as_str(), sender)).cloned().collect();
-    for name in reserved {
+    for name in reserved(&request.headers, sender) {
         request.remove_header(&name);
     }
+}
+
+/// The same for what follows a body: gateways say nothing there, so nobody may.
+pub fn strip_trailers(trailers: &mut http::HeaderMap, sender: Sender) {
+    for name in reserved(trailers, sender) {
+        trailers.remove(&name);
+    }
+}
+
+fn reserved(headers: &http::HeaderMap, sender: Sender) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_reserved(name.as_str(), sender)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -132,6 +141,18 @@ mod tests {
                 assert!(request.headers.contains_key("host"));
             }
         }
+    }
+
+    #[test]
+    fn trailers_make_no_statements_either() {
+        let mut trailers = http::HeaderMap::new();
+        for name in ["grpc-status", "isthmus-fault", "x_forwarded_for", "baggage", "isthmus-caller"] {
+            trailers.append(name, "1".parse().unwrap());
+            trailers.append(name, "2".parse().unwrap());
+        }
+        strip_trailers(&mut trailers, Sender::Link);
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
+        assert_eq!(trailers.len(), 2);
     }
 
     #[test]

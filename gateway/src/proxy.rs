@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  request_filter           who calls, strip what it may not say, route ─► or refuse
+//!  request_body_filter      per chunk: refuse trailers
 //!  upstream_peer            per try: balancer ─► endpoint, or a stream on a link
 //!  upstream_request_filter  per try: origin form, what this target is told
 //!  upstream_response_filter faults of a peer's gateway ─► another target
+//!  upstream_response_trailer_filter   take away what trailers may not say
 //!  fail_to_proxy            what went wrong ─► whose fault ─► an answer
 //!  logging                  one line
 //! ```
@@ -13,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::{StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, Version, header};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -168,6 +171,25 @@ impl ProxyHttp for RequestPath {
         written.map(|()| true)
     }
 
+    /// Refuses trailers: pingora passes on none, and would take their place for a body that has no end.
+    ///
+    /// Its loops of 0.9.1 ask `RecvStream` for more for ever, since a stream whose trailers nobody takes
+    /// has neither data nor an end; one request would keep a core busy.
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        is_last: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        // On a link the connector's session does the same: there pingora ignores what we would say.
+        if body.is_some() || is_last || ctx.is_on_link() || session.req_header().version != Version::HTTP_2 {
+            return Ok(());
+        }
+        let refused = Error::explain(ErrorType::InvalidHTTPHeader, "a request with trailers");
+        Err(refused.into_down())
+    }
+
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         // After a failed try the failure says more than that nobody is left.
         let target = self.pick(ctx).map_err(|refusal| blame(ctx, refusal))?;
@@ -251,6 +273,17 @@ impl ProxyHttp for RequestPath {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Trailers of answers; a request has none.
+    fn upstream_response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut HeaderMap,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        headers::strip_trailers(trailers, if ctx.is_on_link() { Sender::Link } else { Sender::Client });
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use pingora_core::protocols::{Digest, UniqueIDType};
 use pingora_error::ErrorType::{InvalidHTTPHeader, ReadError, WriteError};
 use pingora_error::{Error, OkOrErr, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio_util::sync::CancellationToken;
 
 use crate::link::HttpStream;
 
@@ -26,12 +27,27 @@ pub struct LinkSession {
     stream: HttpStream,
     /// May be sent a second time, elsewhere.
     repeatable: bool,
+    /// Cancelled when the request turns out to be one that cannot be sent.
+    refused: CancellationToken,
 }
 
 impl LinkSession {
     pub(super) fn new(stream: HttpStream) -> Self {
-        Self { stream, repeatable: false }
+        Self { stream, repeatable: false, refused: CancellationToken::new() }
     }
+}
+
+/// Waits for an answer, unless its request is refused meanwhile.
+async fn unless_refused<T>(refused: &CancellationToken, read: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = refused.cancelled() => Err(has_trailers()),
+        read = read => read,
+    }
+}
+
+fn has_trailers() -> Box<Error> {
+    Error::explain(InvalidHTTPHeader, "a request with trailers").into_down()
 }
 
 /// Is it proven that the other end has not looked at the request, so that even a POST may be sent again.
@@ -74,11 +90,11 @@ impl Session for LinkSession {
     async fn read_response_header(&mut self) -> Result<()> {
         let HttpStream { session, loan } = &mut self.stream;
         if !self.repeatable {
-            return session.read_response_header().await;
+            return unless_refused(&self.refused, session.read_response_header()).await;
         }
         tokio::select! {
             biased;
-            read = session.read_response_header() => read,
+            read = unless_refused(&self.refused, session.read_response_header()) => read,
             () = loan.fell_silent() => {
                 Err(Error::explain(ReadError, "the link does not answer probes").into_up())
             }
@@ -86,7 +102,7 @@ impl Session for LinkSession {
     }
 
     async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
-        self.stream.session.read_response_body().await
+        unless_refused(&self.refused, self.stream.session.read_response_body()).await
     }
 
     fn response_finished(&self) -> bool {
@@ -122,7 +138,7 @@ impl Session for LinkSession {
     }
 
     async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
-        self.stream.session.read_trailers().await
+        unless_refused(&self.refused, self.stream.session.read_trailers()).await
     }
 
     fn fd(&self) -> UniqueIDType {
@@ -136,7 +152,7 @@ impl Session for LinkSession {
     fn take_request_body_writer(&mut self) -> Option<Box<dyn BodyWrite>> {
         let write_timeout = self.stream.session.write_timeout;
         let send = self.stream.session.take_request_body_writer()?;
-        Some(Box::new(Body { send, ended: false, write_timeout }))
+        Some(Box::new(Body { send, ended: false, refused: self.refused.clone(), write_timeout }))
     }
 
     async fn finish_custom(&mut self) -> Result<()> {
@@ -163,6 +179,7 @@ impl Session for LinkSession {
 struct Body {
     send: h2::SendStream<Bytes>,
     ended: bool,
+    refused: CancellationToken,
     write_timeout: Option<Duration>,
 }
 
@@ -175,9 +192,12 @@ impl BodyWrite for Body {
         write_body(&mut self.send, std::mem::take(data), false, self.write_timeout).await
     }
 
+    /// Told twice, the request has trailers: pingora would go on telling us for ever, keep a core busy
+    /// with it, and of an error here only stop reading. So the answer is broken off too.
     async fn finish(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.ended, true) {
-            return Ok(());
+            self.refused.cancel();
+            return Err(has_trailers());
         }
         write_body(&mut self.send, Bytes::new(), true, self.write_timeout).await
     }
