@@ -2,7 +2,7 @@
 
 use federation::model::ClusterName;
 use gateway::listener::Service;
-use tests::{Scene, TestGateway, TestTrustDomain, eventually, within};
+use tests::{HttpEcho, Scene, TestGateway, TestTrustDomain, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -132,6 +132,32 @@ async fn a_removed_peer_loses_its_open_links_and_gets_no_new_ones() {
         assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
     }
     assert_eq!(world.links(), 0);
+}
+
+#[tokio::test]
+async fn without_federation_its_connections_are_closed_at_once_and_requests_go_on() {
+    let mut world = World::new().await;
+    let http = HttpEcho::start().await;
+    world.scene.service("web.shop", "80=http", http.address()).export("web.shop");
+    world.gateway.publish(&mut world.scene);
+    let mut open = TcpStream::connect(world.gateway.east_west).await.unwrap();
+    open.write_all(&client_hello("federation.onprem.isthmus.internal")).await.unwrap();
+    drop(within("a handover", world.gateway.handovers.recv()).await.unwrap());
+    assert!(matches!(within("its end", open.read(&mut [0; 1])).await, Ok(0) | Err(_)));
+
+    world.gateway.handovers.close();
+    for name in ["federation.onprem.isthmus.internal", "join.onprem.isthmus.internal"] {
+        let mut client = TcpStream::connect(world.gateway.east_west).await.unwrap();
+        client.write_all(&client_hello(name)).await.unwrap();
+        assert!(matches!(within("the end", client.read(&mut [0; 1])).await, Ok(0) | Err(_)), "{name}");
+    }
+    let svid = world.cloud.svid("/isthmus/gateway");
+    within("a link", world.gateway.dial(&svid, GATEWAY, b"h2")).await.unwrap();
+    let mut client = world.gateway.client().await;
+    for _ in 0..3 {
+        let answer = within("an answer", client.get("web.shop.svc.clusterset.local", "/")).await.unwrap();
+        assert_eq!(answer.status, 200);
+    }
 }
 
 #[test]

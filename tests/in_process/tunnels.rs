@@ -4,7 +4,9 @@ use bytes::Bytes;
 use gateway::tunnel::Tunnel;
 use h2::client::SendRequest;
 use http::{Request, Response};
-use tests::{EchoServer, Http1, HttpEcho, Scene, TestGateway, TestTrustDomain, eventually, within};
+use tests::{
+    EchoServer, Http1, Http2, Http2Echo, HttpEcho, Scene, TestGateway, TestTrustDomain, eventually, within,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::task::TaskTracker;
 
@@ -12,7 +14,9 @@ const GATEWAY: &str = "gateway.onprem.isthmus.internal";
 
 struct World {
     http: HttpEcho,
+    grpc: Http2Echo,
     tcp: EchoServer,
+    scene: Scene,
     gateway: TestGateway,
     /// What the peer's gateway opens streams with.
     requests: SendRequest<Bytes>,
@@ -23,7 +27,9 @@ impl World {
     async fn new() -> Self {
         let (onprem, cloud) = (TestTrustDomain::new("onprem"), TestTrustDomain::new("cloud"));
         let (http, tcp) = (HttpEcho::start().await, EchoServer::start().await);
+        let grpc = Http2Echo::start().await;
         let mut scene = Scene::new("onprem", &onprem);
+        scene.service("grpc.shop", "80=grpc", grpc.address()).export("grpc.shop");
         scene.service("web.shop", "80=http", http.address()).export("web.shop");
         scene.service("echo.shop", "7=tcp", tcp.address()).export("echo.shop");
         scene.service("dead.shop", "7=tcp", "127.0.0.1:1".parse().unwrap()).export("dead.shop");
@@ -36,7 +42,7 @@ impl World {
         let (requests, connection) = within("HTTP/2", h2::client::handshake(link)).await.unwrap();
         let tasks = TaskTracker::new();
         tasks.spawn(async move { _ = connection.await });
-        Self { http, tcp, gateway, requests, _tasks: tasks }
+        Self { http, grpc, tcp, scene, gateway, requests, _tasks: tasks }
     }
 
     async fn connect(&self, to: &str, caller: Option<&str>) -> Result<Tunnel, Response<()>> {
@@ -146,4 +152,51 @@ async fn a_cut_link_ends_its_streams_at_once() {
     assert_eq!(world.gateway.registry.cut(|connection| connection.peer().is_some()), 1);
     assert!(within("the cut", tunnel.read_u8()).await.is_err());
     eventually("the link is forgotten", || world.gateway.registry.count(|c| c.peer().is_some()) == 0).await;
+}
+
+#[tokio::test]
+async fn http2_by_preface_inside_a_stream_keeps_its_trailers_and_the_callers_identity() {
+    let world = World::new().await;
+    let caller = "spiffe://cloud.isthmus.internal/ns/shop/sa/cart";
+    let inside = Http2::over(world.connect("grpc.shop:80", Some(caller)).await.unwrap()).await.unwrap();
+    for n in 1..3 {
+        let request = Request::post("http://whatever/shop.Cart/Add").header("te", "trailers").body(());
+        let answer = inside.send(request.unwrap(), vec![7; 100_000]).await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, 100_000));
+        assert_eq!((answer.trailer("x-total"), answer.trailers.len()), (Some("100000"), 2));
+        let lines = || world.gateway.log().iter().filter(|line| line.to_string().contains(caller)).count();
+        eventually("a line with the caller", || lines() == n).await;
+    }
+    assert_eq!(world.grpc.accepted(), 1);
+    world.gateway.registry.drain(|connection| connection.peer().is_some());
+    inside.said_goodbye().await;
+    inside.ended().await;
+}
+
+#[tokio::test]
+async fn a_withdrawn_export_ends_its_open_streams_and_no_others() {
+    // T25: authorised when it was opened, and no longer.
+    let mut world = World::new().await;
+    let mut web = Http1::new(world.connect("web.shop:80", None).await.unwrap());
+    assert_eq!(within("an answer", web.get("a", "/")).await.unwrap().status, 200);
+    let mut echo = world.connect("echo.shop:7", None).await.unwrap();
+    let grpc = Http2::over(world.connect("grpc.shop:80", None).await.unwrap()).await.unwrap();
+    echo.write_all(b"x").await.unwrap();
+    assert_eq!(within("an echo", echo.read_u8()).await.unwrap(), b'x');
+    assert_eq!(grpc.get("a", "/").await.unwrap().status, 200);
+
+    world.scene.withdraw("echo.shop").withdraw("web.shop");
+    world.gateway.publish(&mut world.scene);
+    let limit = std::time::Duration::from_secs(5);
+    let ended = tokio::time::timeout(limit, echo.read(&mut [0; 1])).await.expect("T25 allows 5 s");
+    assert!(ended.is_err(), "a withdrawal is no end of stream: {ended:?}");
+    let ended = tokio::time::timeout(limit, web.stream.read(&mut [0; 1])).await.expect("T25 allows 5 s");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert_eq!(grpc.get("a", "/").await.unwrap().status, 200, "what is still offered goes on");
+    assert_eq!(world.connect("echo.shop:7", None).await.unwrap_err().status(), 404);
+    let closed = || {
+        let lines = world.gateway.log();
+        lines.iter().any(|line| line["destination_service"] == "echo.shop")
+    };
+    eventually("the stream is in the access log", closed).await;
 }

@@ -151,40 +151,80 @@ async fn faults_of_the_far_side_say_whose_they_are() {
 }
 
 #[tokio::test]
-async fn an_upgrade_crosses_through_a_tunnel() {
+async fn users_of_a_forward_proxy_reach_the_far_side_too() {
     let world = World::new().await;
-    for _ in 0..20 {
-        let mut client = world.near.client().await;
-        let head = format!(
-            "GET /chat HTTP/1.1\nHost: {}\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13",
-            host("web")
-        );
+    let mut client = world.near.client().await;
+    let head = format!("GET http://{}/a/b?q=1 HTTP/1.1\nHost: {}\nx-mine: 1", host("web"), host("web"));
+    for _ in 0..2 {
         let answer = within("an answer", client.send(&head)).await.unwrap();
-        assert_eq!(answer.status, 101, "{answer:?}");
-        client.stream.write_all(b"frame").await.unwrap();
-        while client.unread.len() < 5 {
-            assert_ne!(within("an echo", client.stream.read_buf(&mut client.unread)).await.unwrap(), 0);
-        }
-        assert_eq!(client.unread, b"frame");
+        assert_eq!((answer.status, answer.echoed_line()), (200, "GET /a/b?q=1 HTTP/1.1"));
+        assert_eq!(answer.echoed("x-mine"), Some("1"));
     }
+    let connect = |service, port| format!("CONNECT {}:{port} HTTP/1.1\nHost: x", host(service));
+    assert_eq!(within("CONNECT", client.send(&connect("db", DB_PORT))).await.unwrap().status, 200);
+    client.stream.write_all(b"select 1").await.unwrap();
+    client.stream.shutdown().await.unwrap();
+    let mut echoed = std::mem::take(&mut client.unread);
+    within("the echo and its end", client.stream.read_to_end(&mut echoed)).await.unwrap();
+    assert_eq!(echoed, b"select 1");
+
+    let mut client = world.near.client().await;
+    assert_eq!(within("CONNECT", client.send(&connect("web", 80))).await.unwrap().status, 200);
+    let inner = within("a request inside", client.get("x", "/in")).await.unwrap();
+    assert_eq!((inner.status, inner.echoed_line()), (200, "GET /in HTTP/1.1"));
 }
 
-#[tokio::test]
-async fn clients_that_stop_reading_do_not_delay_the_others() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_stop_reading_and_endpoints_that_do_not_delay_the_others() {
+    // U1: the link's window must outlast whoever stalls, in both directions, one of them or ninety.
+    const STALLED_BYTES: usize = 8 << 20;
     let world = World::new().await;
     let mut stalled = Vec::new();
-    for _ in 0..8 {
-        let mut client = world.near.client().await;
-        let head = format!("GET /bytes/{} HTTP/1.1\r\nHost: {}\r\n\r\n", 8 << 20, host("web"));
-        client.stream.write_all(head.as_bytes()).await.unwrap();
-        let mut first = [0; 1024];
-        within("the beginning of 8 MiB", client.stream.read_exact(&mut first)).await.unwrap();
-        stalled.push(client);
+    for many in [1, 90] {
+        while stalled.len() < many {
+            let mut download = world.near.client().await;
+            let head = format!("GET /bytes/{STALLED_BYTES} HTTP/1.1\r\nHost: {}\r\n\r\n", host("web"));
+            download.stream.write_all(head.as_bytes()).await.unwrap();
+            let mut first = [0; 1024];
+            within("the beginning of 8 MiB", download.stream.read_exact(&mut first)).await.unwrap();
+            stalled.push(download);
+        }
+        others_are_served(&world).await;
     }
+    drop(stalled);
+    let mut uploads = Vec::new();
+    let tasks = tokio_util::task::TaskTracker::new();
+    for many in [1, 90] {
+        while uploads.len() < many {
+            let mut client = world.near.client().await;
+            let head = format!(
+                "POST /swallow HTTP/1.1\r\nHost: {}\r\nContent-Length: {STALLED_BYTES}\r\n\r\n",
+                host("web")
+            );
+            uploads.push(tasks.spawn(async move {
+                client.stream.write_all(head.as_bytes()).await?;
+                client.stream.write_all(&vec![1; STALLED_BYTES]).await?;
+                client.stream.read_u8().await
+            }));
+        }
+        eventually("all have begun", || world.http.swallowed() == many).await;
+        others_are_served(&world).await;
+        assert!(uploads.iter().all(|upload| !upload.is_finished()), "the stalled ones are still stalled");
+    }
+    uploads.iter().for_each(|upload| upload.abort());
+}
+
+/// Downloads and uploads of 256 KiB, one after the other.
+async fn others_are_served(world: &World) {
     let mut client = world.near.client().await;
     for _ in 0..10 {
         let answer = within("256 KiB", client.get(&host("web"), "/bytes/262144")).await.unwrap();
         assert_eq!((answer.status, answer.body.len()), (200, 262_144));
+        let head =
+            format!("POST /length HTTP/1.1\r\nHost: {}\r\nContent-Length: 262144\r\n\r\n", host("web"));
+        client.stream.write_all(&[head.as_bytes(), &vec![1; 262_144]].concat()).await.unwrap();
+        let answer = within("the length", client.answer(false)).await.unwrap();
+        assert_eq!((answer.status, &*answer.body), (200, "262144"));
     }
 }
 

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use federation::control::Report;
-use tests::{EchoServer, Http1, HttpEcho, Scene, TestGateway, TestTrustDomain, eventually, within};
+use http::Request;
+use tests::{EchoServer, Http1, Http2, HttpEcho, Scene, TestGateway, TestTrustDomain, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -61,6 +62,11 @@ async fn a_port_that_goes_drains_its_connections_and_no_others() {
     let mut raw = connect(2).await;
     assert_eq!(one.get("x", "/").await.unwrap().status, 200);
     assert_eq!(two.get("x", "/").await.unwrap().status, 200);
+    let slow = Http2::over(connect(0).await).await.unwrap();
+    let held = Request::get("http://x/held").body(()).unwrap();
+    let (held, mut send) = slow.open(held).await.unwrap();
+    send.send_data("".into(), true).unwrap();
+    eventually("the request is at the endpoint", || http.held() == 1).await;
     raw.write_all(b"bytes").await.unwrap();
     let mut echoed = [0; 5];
     within("an echo", raw.read_exact(&mut echoed)).await.unwrap();
@@ -70,6 +76,10 @@ async fn a_port_that_goes_drains_its_connections_and_no_others() {
     gateway.publish(&mut scene);
     assert_eq!(within("the idle connection", one.stream.read(&mut [0; 1])).await.unwrap(), 0);
     assert!(TcpStream::connect(SocketAddr::new(address(1, 0), 8080)).await.is_err());
+    slow.said_goodbye().await;
+    http.release();
+    assert_eq!(within("the answer", held).await.unwrap().status(), 200, "what had begun is finished");
+    drop(send);
     assert_eq!(two.get("x", "/").await.unwrap().status, 200, "the other port's connection goes on");
     raw.shutdown().await.unwrap();
     assert_eq!(within("the end", raw.read(&mut [0; 1])).await.unwrap(), 0);
@@ -79,6 +89,37 @@ async fn a_port_that_goes_drains_its_connections_and_no_others() {
     let again = SocketAddr::new(address(1, 0), 8080);
     eventually("the port is back", || std::net::TcpStream::connect(again).is_ok()).await;
     assert_eq!(Http1::new(connect(0).await).get("x", "/").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_udp_port_is_reported_with_what_to_do_instead() {
+    let domain = TestTrustDomain::new("onprem");
+    let tcp = EchoServer::start().await;
+    let mut scene = Scene::new("onprem", &domain);
+    let port = tcp.address().port();
+    scene.documents(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: dns, namespace: shop}}\n\
+         spec:\n  ports: [{{name: tcp-dns, port: 8053}}, {{name: dns, port: 8053, protocol: UDP}}]\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: dns-1, namespace: shop, labels: {{kubernetes.io/service-name: dns}}}}\n\
+         addressType: IPv4\nports: [{{name: tcp-dns, port: {port}}}]\n\
+         endpoints: [{{addresses: [127.0.0.1]}}]\n"
+    ));
+    scene.export("dns.shop").address("dns.shop", Some(address(1, 9)));
+    let mut gateway = TestGateway::start("onprem", &domain, &mut scene).await;
+    let unbound = within("a report", async {
+        loop {
+            if let Report::Unbound(unbound) = gateway.reports.recv().await.unwrap() {
+                return unbound;
+            }
+        }
+    });
+    let unbound = unbound.await;
+    assert_eq!(unbound.len(), 1, "{unbound:?}");
+    assert_eq!(unbound[0].reason, "UDP is not carried yet");
+    assert!(unbound[0].owner.contains("dns.shop") && unbound[0].remedy.contains("TCP"), "{unbound:?}");
+    let at = SocketAddr::new(address(1, 9), 8053);
+    assert!(TcpStream::connect(at).await.is_ok(), "the TCP port of the same number is served");
 }
 
 #[tokio::test]

@@ -22,8 +22,9 @@ pub struct EchoServer {
 
 /// HTTP/1.1: answers with the request head in the body, and keeps the connection.
 ///
-/// `/held` is only answered after `release()`, `/bytes/<n>` with so many bytes; an upgrade is granted and
-/// echoes.
+/// `/held` is only answered after `release()`, `/bytes/<n>` with so many bytes, `/length` with the length
+/// of the request's body; of a request to `/swallow` nothing but the head is ever read. An upgrade is
+/// granted and echoes, after a greeting that comes right behind the 101.
 #[derive(Debug)]
 pub struct HttpEcho {
     address: SocketAddr,
@@ -34,6 +35,7 @@ pub struct HttpEcho {
 #[derive(Debug, Default)]
 struct Gate {
     waiting: AtomicUsize,
+    swallowed: AtomicUsize,
     open: Notify,
     /// Requests that were read so far.
     asked: AtomicUsize,
@@ -82,6 +84,11 @@ impl HttpEcho {
         self.gate.waiting.load(Ordering::Relaxed)
     }
 
+    /// Requests that `/swallow` will never answer.
+    pub fn swallowed(&self) -> usize {
+        self.gate.swallowed.load(Ordering::Relaxed)
+    }
+
     pub fn release(&self) {
         self.gate.open.notify_waiters();
     }
@@ -89,11 +96,11 @@ impl HttpEcho {
 
 /// Ends what it runs, open connections included, when dropped.
 #[derive(Debug)]
-struct Tasks {
+pub(crate) struct Tasks {
     _end: DropGuard,
 }
 
-async fn serve<F>(connection: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Tasks)
+pub(crate) async fn serve<F>(connection: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Tasks)
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -120,6 +127,11 @@ async fn http(mut stream: TcpStream, gate: Arc<Gate>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut unread = Vec::new();
     while let Some(head) = read_head(&mut stream, &mut unread).await? {
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        if path == "/swallow" {
+            gate.swallowed.fetch_add(1, Ordering::Relaxed);
+            return std::future::pending().await;
+        }
         let length = header(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
         while unread.len() < length {
             if stream.read_buf(&mut unread).await? == 0 {
@@ -128,7 +140,7 @@ async fn http(mut stream: TcpStream, gate: Arc<Gate>) -> io::Result<()> {
         }
         unread.drain(..length);
         gate.asked.fetch_add(1, Ordering::Relaxed);
-        if head.split(' ').nth(1) == Some("/held") {
+        if path == "/held" {
             let opened = gate.open.notified();
             gate.waiting.fetch_add(1, Ordering::Relaxed);
             opened.await;
@@ -137,13 +149,18 @@ async fn http(mut stream: TcpStream, gate: Arc<Gate>) -> io::Result<()> {
             stream.write_all(UPGRADED).await?;
             return echo(stream).await;
         }
-        if let Some(bytes) = head.split(' ').nth(1).and_then(|path| path.strip_prefix("/bytes/")) {
-            let body = vec![b'x'; bytes.parse().map_err(io::Error::other)?];
+        if let Some(bytes) = path.strip_prefix("/bytes/") {
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n");
             stream.write_all(answer.as_bytes()).await?;
-            stream.write_all(&body).await?;
+            let mut left: usize = bytes.parse().map_err(io::Error::other)?;
+            while left > 0 {
+                let piece = left.min(PIECE.len());
+                stream.write_all(&PIECE[..piece]).await?;
+                left -= piece;
+            }
             continue;
         }
+        let head = if path == "/length" { length.to_string() } else { head };
         let answer = format!(
             "HTTP/1.1 200 OK\r\nisthmus-fault: policy\r\nContent-Length: {}\r\n\r\n{head}",
             head.len()
@@ -153,8 +170,11 @@ async fn http(mut stream: TcpStream, gate: Arc<Gate>) -> io::Result<()> {
     Ok(())
 }
 
+/// What an endpoint says right behind its 101, as a fast one does.
+pub const GREETING: &[u8] = b"hello";
 const UPGRADED: &[u8] =
-    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
+const PIECE: &[u8] = &[b'x'; 16 * 1024];
 
 /// The next head with its empty line, or none at the end of the stream.
 async fn read_head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<Option<String>> {

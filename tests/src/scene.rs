@@ -45,9 +45,22 @@ impl Scene {
         self.documents(&service_documents(service, port, &[endpoint]))
     }
 
+    /// The same with several endpoints.
+    pub fn service_at(&mut self, service: &str, port: &str, endpoints: &[SocketAddr]) -> &mut Self {
+        self.documents(&service_documents(service, port, endpoints))
+    }
+
     /// Offers a service to every peer.
     pub fn export(&mut self, service: &str) -> &mut Self {
         self.documents(&export_document(service))
+    }
+
+    /// No longer offers it.
+    pub fn withdraw(&mut self, service: &str) -> &mut Self {
+        for parsed in parse_documents(&export_document(service)).into_iter().flatten() {
+            self.catalog.apply(Event::ObjectRemoved { source: Source::Applied, key: parsed.key });
+        }
+        self
     }
 
     /// A relationship that has lasted for long, with a gateway at this address.
