@@ -7,6 +7,7 @@ use tests::{HttpEcho, Scene, TestGateway, TestTrustDomain, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
+use trust_bundle::{ExpectedPeer, client_config};
 
 const WEB: &str = "web.shop.svc.clusterset.local";
 
@@ -119,6 +120,35 @@ async fn who_has_said_nothing_is_not_waited_for() {
     gateway.ended().await;
     assert!(matches!(silent.read(&mut [0; 1]).await, Ok(0) | Err(_)));
     assert!(matches!(half.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_introduces_itself_while_the_drain_begins_is_drained_too() {
+    let (domain, http) = (TestTrustDomain::new("onprem"), HttpEcho::start().await);
+    let mut scene = Scene::new("onprem", &domain);
+    scene.service("web.shop", "80=http", http.address()).export("web.shop");
+    let mut gateway = TestGateway::start("onprem", &domain, &mut scene).await;
+    let mut idle = gateway.client().await;
+    assert_eq!(idle.get(WEB, "/").await.unwrap().status, 200);
+
+    let mut slow = std::net::TcpStream::connect(gateway.mesh).unwrap();
+    let expected = ExpectedPeer::Exact(domain.id("/isthmus/gateway"));
+    let config = client_config(&gateway.trust, &domain.svid("/ns/shop/sa/cart"), expected, &[b"http/1.1"]);
+    let mut tls = rustls::ClientConnection::new(config, "gateway".try_into().unwrap()).unwrap();
+    tls.write_tls(&mut slow).unwrap();
+    eventually("the server has answered", || slow.peek(&mut [0; 1]).unwrap() == 1).await;
+    gateway.shut_down();
+    assert_eq!(within("the drain", idle.stream.read(&mut [0; 1])).await.unwrap(), 0);
+
+    let drained = tokio::task::spawn_blocking(move || {
+        while tls.is_handshaking() {
+            tls.complete_io(&mut slow).unwrap();
+        }
+        (tls, slow)
+    });
+    let _open = within("the handshake", drained).await.unwrap();
+    let soon = std::time::Duration::from_secs(4);
+    assert!(tokio::time::timeout(soon, gateway.ended()).await.is_ok(), "an idle connection was waited for");
 }
 
 #[tokio::test]

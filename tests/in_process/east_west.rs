@@ -80,6 +80,24 @@ async fn what_is_for_nobody_is_closed_without_an_alert_and_counted() {
 }
 
 #[tokio::test]
+async fn one_network_cannot_take_all_room_by_saying_nothing() {
+    let world = World::new().await;
+    let metrics = || String::from_utf8(world.gateway.metrics.encode()).unwrap();
+    let counted = "reason=\"handshakes_of_source\"";
+    let mut silent = Vec::new();
+    while !metrics().contains(counted) {
+        assert!(silent.len() <= 100, "everybody was let in");
+        silent.push(TcpStream::connect(world.gateway.east_west).await.unwrap());
+    }
+    drop(silent);
+    let svid = world.cloud.svid("/isthmus/gateway");
+    eventually("the handshakes have ended", || world.gateway.registry.count(|_| true) == 0).await;
+    let link =
+        async { while within("a handshake", world.gateway.dial(&svid, GATEWAY, b"h2")).await.is_err() {} };
+    within("a link", link).await;
+}
+
+#[tokio::test]
 async fn only_the_gateway_of_an_active_peer_opens_links() {
     let world = World::new().await;
     for (svid, alpn, opens) in [

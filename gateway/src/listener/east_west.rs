@@ -26,6 +26,7 @@ use tokio_rustls::server::TlsStream;
 use trust_bundle::SpiffeId;
 
 use super::accept::{Accepted, Slot};
+use super::handshakes::Introduction;
 use super::server::Server;
 use super::{HANDSHAKE_TIME_MAX, client_hello, http2};
 use crate::connection::{ConnectionIo, ConnectionKind, Facts};
@@ -83,6 +84,9 @@ type Link = ConnectionIo<TlsStream<BufReader<Peekable<TcpStream>>>>;
 
 pub(super) async fn serve(server: &Arc<Server>, owner: &str, accepted: Accepted) {
     let Accepted { stream, from, slot } = accepted;
+    let Some(introduction) = server.handshakes.begin(from.ip()) else {
+        return server.refused(Entrance::Link, "handshakes_of_source");
+    };
     let mut stream = Peekable::new(stream);
     let name = match client_hello::server_name(&mut stream).await {
         Ok(name) => name,
@@ -90,7 +94,7 @@ pub(super) async fn serve(server: &Arc<Server>, owner: &str, accepted: Accepted)
     };
     let view = server.plane().views.load();
     match Service::of(&name, &view.snapshot.cluster.name) {
-        Some(Service::Gateway) => serve_link(server, owner, stream, slot).await,
+        Some(Service::Gateway) => serve_link(server, owner, stream, slot, introduction).await,
         Some(service) => {
             let stream = HandedOver { stream, _slot: slot };
             match server.handover.try_send(Handover { service, from, stream }) {
@@ -105,7 +109,13 @@ pub(super) async fn serve(server: &Arc<Server>, owner: &str, accepted: Accepted)
     }
 }
 
-async fn serve_link(server: &Arc<Server>, owner: &str, stream: Peekable<TcpStream>, _slot: Slot) {
+async fn serve_link(
+    server: &Arc<Server>,
+    owner: &str,
+    stream: Peekable<TcpStream>,
+    _slot: Slot,
+    introduction: Introduction,
+) {
     let stream = BufReader::with_capacity(READ_BUFFER, stream);
     let handshake = TlsAcceptor::from(server.link_tls.clone()).accept(stream);
     let Ok(Ok(tls)) = timeout(HANDSHAKE_TIME_MAX, handshake).await else {
@@ -116,6 +126,7 @@ async fn serve_link(server: &Arc<Server>, owner: &str, stream: Peekable<TcpStrea
         Ok(io) => io,
         Err(reason) => return server.refused(Entrance::Link, reason),
     };
+    drop(introduction);
     let connection = io.connection().clone();
     let serving = async {
         match protocol.as_slice() {

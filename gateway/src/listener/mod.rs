@@ -15,6 +15,7 @@ pub mod bind;
 mod client;
 pub mod client_hello;
 pub mod east_west;
+mod handshakes;
 mod http1;
 mod http2;
 pub mod opening;

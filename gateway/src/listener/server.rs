@@ -14,6 +14,7 @@ use trust_bundle::{
 
 use super::accept::{Accepted, Room};
 use super::east_west::{self, Handover};
+use super::handshakes::Handshakes;
 use super::{client, virtual_port};
 use crate::clock;
 use crate::connection::ConnectionKind;
@@ -47,6 +48,8 @@ pub(crate) struct Server {
     pub(super) handover: mpsc::Sender<Handover>,
     pub(super) tasks: TaskTracker,
     pub(super) room: Room,
+    /// Of strangers at the port between clusters.
+    pub(super) handshakes: Arc<Handshakes>,
     /// Cancelled when the process drains: who has not said anything yet is not waited for.
     pub(super) draining: CancellationToken,
 }
@@ -91,6 +94,7 @@ impl Server {
             trust,
             handover,
             tasks,
+            handshakes: Handshakes::within(room.links().available_permits()),
             room,
             draining: CancellationToken::new(),
         })
@@ -147,6 +151,10 @@ impl Server {
     /// what was listed by then, so we look once more now that we are.
     pub(super) fn open(&self, owner: &str, peer: Option<PeerIdentity>) -> Result<Arc<Connection>, Untrusted> {
         let connection = self.registry.open(Origin::Accepted, owner, peer);
+        if self.draining.is_cancelled() {
+            // Whoever began the drain has asked those that were listed by then.
+            connection.drain();
+        }
         match connection.peer() {
             Some(peer) if !self.trust.load().vouches_for(peer) => Err(Untrusted),
             _ => Ok(connection),
