@@ -1,6 +1,7 @@
 //! What a process believes, as it believes it now: nothing here is computed for show.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -20,7 +21,7 @@ use super::api::{
     About, Condition, ListenerStatus, ObjectStatus, PeerStatus, Problem, Status, SvidStatus, TokenStatus,
 };
 use super::changes::Refused;
-use super::server::Context;
+use super::server::{Context, Inspected};
 use crate::balancer::LinkState;
 use crate::link;
 
@@ -48,12 +49,12 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> Response {
-    let expiries = context.inspected.svids.iter().map(|svid| svid.current().not_after().as_secs());
-    if let Some(first) = expiries.min() {
-        context.inspected.metrics.own().svid_expiry(std::time::Duration::from_secs(first));
-    }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.inspected.metrics.encode())
-        .into_response()
+    let Inspected { metrics, links, svids, .. } = &*context.inspected;
+    links.status().iter().for_each(|peer| metrics.own().peer(peer));
+    // The first to end is what an alarm waits for.
+    let expiries = svids.iter().map(|svid| svid.current().not_after().as_secs());
+    metrics.own().svid_expiry(Duration::from_secs(expiries.min().unwrap_or_default()));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.encode()).into_response()
 }
 
 pub(super) async fn config(State(context): State<Context>) -> Json<Value> {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use federation::control::Path;
 use federation::model::ClusterName;
 use parking_lot::Mutex;
-use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::balancer::{Reason, Standing, Tier};
+use crate::balancer::{LinkState, Reason, Standing, Tier};
+use crate::link::PeerStatus;
 use crate::router::NoRoute;
 use crate::snapshot::View;
 use crate::telemetry::{Entrance, LineLog};
@@ -20,7 +21,8 @@ pub struct OwnMetrics {
     round_trip: GaugeVec,
     rejected: IntCounterVec,
     no_route: IntCounterVec,
-    picks: IntCounterVec,
+    /// By tier and standing: every request counts here, so no label is looked up for it.
+    picks: [[IntCounter; STANDINGS.len()]; TIERS.len()],
     retries: IntCounterVec,
     generation: IntGauge,
     svid_expiry: Gauge,
@@ -43,6 +45,11 @@ impl OwnMetrics {
             let family = IntGaugeVec::new(Opts::new(name, help), labels).expect("the names are valid");
             registered(registry, family)
         };
+        let picks = counters(
+            "isthmus_picks_total",
+            "Targets chosen, by how near and how sound",
+            &["tier", "standing"],
+        );
         let round_trip =
             Opts::new("isthmus_path_round_trip_seconds", "Smoothed round trip to a peer's gateways");
         let generation =
@@ -69,11 +76,8 @@ impl OwnMetrics {
                 "Requests without a destination",
                 &["entrance", "reason"],
             ),
-            picks: counters(
-                "isthmus_picks_total",
-                "Targets chosen, by how near and how sound",
-                &["tier", "standing"],
-            ),
+            picks: TIERS
+                .map(|tier| STANDINGS.map(|standing| picks.with_label_values(&[tier, word(standing)]))),
             retries: counters("isthmus_retries_total", "Attempts after the first", &["reason"]),
             generation: registered(registry, IntGauge::with_opts(generation).expect("the names are valid")),
             svid_expiry: registered(registry, Gauge::with_opts(svid_expiry).expect("the names are valid")),
@@ -90,6 +94,17 @@ impl OwnMetrics {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.links.with_label_values(&[peer.as_str(), direction]).set(count);
         }
+    }
+
+    /// What links know of a peer.
+    pub fn peer(&self, status: &PeerStatus) {
+        self.links(&status.peer, status.accepted.len(), status.dialled.len());
+        let round_trip = status.dialled.iter().filter_map(|link| link.round_trip_ms).reduce(f64::min);
+        let path = match (status.state, round_trip) {
+            (LinkState::Down, _) => Path::Down,
+            (_, ms) => Path::Up { round_trip: Duration::from_secs_f64(ms.unwrap_or_default() / 1000.0) },
+        };
+        self.path(&status.peer, path);
     }
 
     pub fn path(&self, peer: &ClusterName, path: Path) {
@@ -114,7 +129,11 @@ impl OwnMetrics {
     }
 
     pub fn picked(&self, reason: Reason) {
-        self.picks.with_label_values(&[tier(reason.tier), standing(reason.standing)]).inc();
+        let tier = match reason.tier {
+            Tier::Own(_) => 0,
+            Tier::Peer(_) => 1,
+        };
+        self.picks[tier][reason.standing as usize].inc();
     }
 
     pub fn retried(&self, reason: &'static str) {
@@ -170,14 +189,11 @@ pub(super) fn registered<C: prometheus::core::Collector + Clone + 'static>(
     metric
 }
 
-fn tier(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Own(_) => "own",
-        Tier::Peer(_) => "peer",
-    }
-}
+const TIERS: [&str; 2] = ["own", "peer"];
+/// In the order of their declaration.
+const STANDINGS: [Standing; 4] = [Standing::Healthy, Standing::Failing, Standing::Draining, Standing::Tried];
 
-fn standing(standing: Standing) -> &'static str {
+fn word(standing: Standing) -> &'static str {
     match standing {
         Standing::Healthy => "healthy",
         Standing::Failing => "failing",
@@ -236,6 +252,7 @@ mod tests {
             r#"isthmus_no_route_total{entrance="mesh",reason="unknown-host"} 1"#,
             r#"isthmus_picks_total{standing="failing",tier="peer"} 1"#,
             r#"isthmus_retries_total{reason="connect"} 1"#,
+            r#"isthmus_picks_total{standing="tried",tier="own"} 0"#,
             "isthmus_svid_expiry_timestamp_seconds 1700000000",
             dropped.as_str(),
         ] {
