@@ -20,6 +20,7 @@ use federation::model::GatewayAddress;
 use federation::peering;
 use federation::snapshot::Snapshot;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
@@ -208,7 +209,7 @@ impl Process {
         let (gateway_stop, rest_stop, admin_stop) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-        let admin = start_admin(self.admin, admin_stop.clone());
+        let admin = start_admin(self.admin, admin_stop.clone(), tasks.broken.clone());
         tasks.start("federation", rest_stop.clone(), self.federation.run(rest_stop.clone()));
         tasks.start("links", rest_stop.clone(), self.links.clone().run(rest_stop.clone()));
         tasks.start("dns", rest_stop.clone(), self.dns.run(rest_stop.clone()));
@@ -231,7 +232,7 @@ impl Process {
         );
         let became_ready = announce_ready(self.control.snapshot.clone(), ready.clone(), addresses);
         tasks.tracker.spawn(rest_stop.clone().run_until_cancelled_owned(became_ready));
-        let gateway = tasks.tracker.spawn(self.gateway.run(gateway_stop.clone()));
+        let gateway = tasks.start("gateway", gateway_stop.clone(), self.gateway.run(gateway_stop.clone()));
 
         let broken = tokio::select! {
             () = shutdown.cancelled() => false,
@@ -241,7 +242,7 @@ impl Process {
         ready.store(false, Ordering::Relaxed);
         self.links.announce_leaving();
         gateway_stop.cancel();
-        // A gateway that panicked has nothing left to drain.
+        // Its end was judged where it was started.
         let _drained = gateway.await;
         rest_stop.cancel();
         tasks.tracker.close();
@@ -249,14 +250,17 @@ impl Process {
             error!("some tasks did not end in time");
         }
         admin_stop.cancel();
-        let _ended = tokio::task::spawn_blocking(move || {
+        let ended = tokio::task::spawn_blocking(move || {
             let _panicked = admin.join();
             for (log, writer) in self.logs {
                 log.close();
                 let _panicked = writer.join();
             }
-        })
-        .await;
+        });
+        // Whoever reads a log may have stopped reading.
+        if tokio::time::timeout(2 * END_TIME_MAX, ended).await.is_err() {
+            error!("the admin API or a log did not end in time");
+        }
         if broken { Err(Broken) } else { Ok(()) }
     }
 }
@@ -268,7 +272,7 @@ impl Tasks {
         name: &'static str,
         stop: CancellationToken,
         part: impl Future<Output = ()> + Send + 'static,
-    ) {
+    ) -> JoinHandle<()> {
         let broken = self.broken.clone();
         let part = self.tracker.spawn(part);
         self.tracker.spawn(async move {
@@ -277,14 +281,14 @@ impl Tasks {
                 error!(part = name, panicked = ended.is_err(), "ended by itself");
                 broken.cancel();
             }
-        });
+        })
     }
 }
 
 /// Runs the process of `isthmus run` until a signal.
 pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let process = Process::build(config, Output::Stdout).await?;
         let shutdown = CancellationToken::new();
         let signals = signalled(shutdown.clone());
@@ -293,7 +297,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
             ended = running => Ok(ended?),
             failed = signals => failed,
         }
-    })
+    });
+    // What has not ended by now is not waited for again.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The first signal drains; a second one ends the process at once.
@@ -308,13 +315,27 @@ async fn signalled(shutdown: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// The admin API answers when the data plane's threads are busy: it has its own.
-fn start_admin(admin: Admin, stop: CancellationToken) -> thread::JoinHandle<()> {
+fn start_admin(admin: Admin, stop: CancellationToken, broken: CancellationToken) -> thread::JoinHandle<()> {
+    let overdue = {
+        let stop = stop.clone();
+        async move {
+            stop.cancelled().await;
+            tokio::time::sleep(END_TIME_MAX).await;
+        }
+    };
     thread::Builder::new()
         .name("admin".to_owned())
         .spawn(move || {
+            // Dropped in any case, also by a panic; once told to stop nobody listens any more.
+            let _broken = broken.drop_guard();
+            let serving = async {
+                tokio::select! {
+                    served = admin.run(stop) => served,
+                    () = overdue => Ok(()),
+                }
+            };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let served = runtime.and_then(|runtime| runtime.block_on(admin.run(stop)));
-            if let Err(error) = served {
+            if let Err(error) = runtime.and_then(|runtime| runtime.block_on(serving)) {
                 error!(%error, "the admin API ended");
             }
         })
