@@ -199,7 +199,11 @@ impl ProxyHttp for RequestPath {
         }
         let Some(destination) = &ctx.destination else { return Err(blame(ctx, unrouted())) };
         let speaking = Speaking::for_request(destination.port.protocol, session.req_header());
-        let said = ctx.caller.headers(destination, time_left);
+        let said = match (&target, speaking) {
+            (Target::Cluster(_), Speaking::Upgrade) => ctx.caller.headers(destination, time_left),
+            // Said in the request itself, if at all.
+            _ => LinkHeaders::default(),
+        };
         match self.plane.upstream.peer_for(&target, speaking, &said).await {
             Ok(mut peer) => {
                 peer.options.read_timeout = time_left;

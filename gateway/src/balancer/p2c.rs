@@ -31,6 +31,9 @@ impl Weights {
         rng: &mut impl Rng,
     ) -> Option<usize> {
         let first = self.draw(&eligible, rng)?;
+        if self.cumulative.len() == 1 {
+            return Some(first);
+        }
         let Some(second) = self.draw(&|at| at != first && eligible(at), rng) else { return Some(first) };
         let load = |at: usize, other: usize| u128::from(in_flight(at)) * u128::from(self.weight(other));
         // Equal load keeps the first, which was drawn by weight.
