@@ -173,8 +173,8 @@ impl ProxyHttp for RequestPath {
 
     /// Refuses trailers: pingora passes on none, and would take their place for a body that has no end.
     ///
-    /// Its loops of 0.9.1 ask `RecvStream` for more for ever, since a stream whose trailers nobody takes
-    /// has neither data nor an end; one request would keep a core busy.
+    /// Its loops of 0.9.1 (but for the one towards HTTP/1.1) ask `RecvStream` for more for ever, since a
+    /// stream whose trailers nobody takes has neither data nor an end; one request keeps a core busy.
     async fn request_body_filter(
         &self,
         session: &mut Session,
