@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use trust_bundle::SpiffeId;
+use trust_bundle::{Connection, SpiffeId};
 
 use super::accept::{Accepted, Slot};
 use super::handshakes::Introduction;
@@ -40,6 +40,8 @@ use crate::write_through::write_through;
 pub const HANDOVERS_MAX: usize = 64;
 /// pingora buffers what it accepts by as much; rustls alone would read in steps of 4 KiB.
 const READ_BUFFER: usize = 64 * 1024;
+/// Links that one peer may hold open (notes/trust 4.4): it must not take the room of the others.
+const LINKS_PER_PEER_MAX: usize = 256;
 
 /// Whom a server name asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +153,11 @@ fn identify(
     let peer = server.peer(session).map_err(|rejection| rejection.reason())?.ok_or("link_anonymous")?;
     let cluster =
         peer_with_gateway(&server.plane().views.load().snapshot, peer.id()).ok_or("not_a_gateway")?;
+    let of_this_peer =
+        |link: &Connection| link.owner() == owner && link.peer().is_some_and(|held| held.id() == peer.id());
+    if server.registry().count(of_this_peer) >= LINKS_PER_PEER_MAX {
+        return Err("links_of_peer");
+    }
     let connection = server.open(owner, Some(peer)).map_err(|_untrusted| "link_untrusted")?;
     let kind = ConnectionKind::Link(cluster);
     let facts = Facts::new(stream.get_ref().get_ref(), connection, kind, Some(session));
