@@ -56,6 +56,7 @@ mod drain;
 mod east_west;
 mod forward_proxy;
 mod identity;
+mod operator;
 mod replacement;
 mod retries;
 mod start;

@@ -8,6 +8,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use federation::app::Operator;
@@ -176,12 +177,17 @@ impl TestCluster {
 
     /// What the admin API shows.
     pub async fn admin(&self, path: &str) -> Value {
+        serde_json::from_str(&self.admin_text(path).await).expect("JSON")
+    }
+
+    /// The same, where it is no JSON.
+    pub async fn admin_text(&self, path: &str) -> String {
         let address = self.addresses().admin;
         let mut client = Http1::new(self.connect(address).await);
         let answer =
             within("the admin API", client.get(&address.to_string(), path)).await.expect("an answer");
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
-        serde_json::from_str(&answer.body).expect("JSON")
+        answer.body
     }
 
     async fn connect(&self, address: SocketAddr) -> TcpStream {
@@ -214,8 +220,10 @@ impl Drop for TestCluster {
 
 /// An address of our own within 127.0.0.0/10, and the network 127.64.0.0/10 + the same for services.
 fn claim() -> (Ipv4Addr, Ipv4Addr, TcpListener) {
-    // Some start; whoever comes second goes on from there.
-    let start = std::process::id().wrapping_mul(2_654_435_761) % ADDRESSES;
+    // Some start; whoever comes second goes on from there. A cluster that was dropped may still be
+    // closing its sockets, so that no address is used twice in a process.
+    let used = CLAIMED.fetch_add(1, Ordering::Relaxed);
+    let start = std::process::id().wrapping_mul(2_654_435_761).wrapping_add(used) % ADDRESSES;
     for number in (0..ADDRESSES).map(|at| 1 + (start + at) % ADDRESSES) {
         let [_, _, high, low] = number.to_be_bytes();
         let (ip, pool) = (Ipv4Addr::new(127, high, low, 1), Ipv4Addr::new(127, 64 + high, low, 0));
@@ -226,6 +234,7 @@ fn claim() -> (Ipv4Addr, Ipv4Addr, TcpListener) {
     panic!("no loopback address is free");
 }
 
+static CLAIMED: AtomicU32 = AtomicU32::new(0);
 const TOKEN_TTL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 /// All but 127.0.0.1 itself.
