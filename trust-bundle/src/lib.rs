@@ -54,6 +54,7 @@ pub use ca::{
     BuiltinCa, CSR_BYTES_MAX, CaError, CaSettings, InvalidJournal, InvalidRequest, IssueError, NoValidity,
     Signer, SignerFailed,
 };
+pub use digest::{Hex, from_hex};
 pub use key::InvalidKey;
 pub use registry::{Connection, Origin, Registry};
 pub use source::{SvidHandle, renewal};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustls::pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
-use trust_bundle::{Bundle, InvalidBundle, TokenRecord, TrustDomain};
+use trust_bundle::{Bundle, Hex, InvalidBundle, TokenRecord, TrustDomain, from_hex};
 
 use super::addresses::Near;
 use super::imports::Position;
@@ -28,7 +28,7 @@ impl RelationshipId {
 
 impl fmt::Display for RelationshipId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 
@@ -46,8 +46,7 @@ impl TryFrom<String> for RelationshipId {
     type Error = InvalidRelationshipId;
 
     fn try_from(text: String) -> Result<Self, InvalidRelationshipId> {
-        let number = u128::from_str_radix(&text, 16).map_err(|_digits| InvalidRelationshipId)?;
-        if text.len() == 32 { Ok(Self(number.to_be_bytes())) } else { Err(InvalidRelationshipId) }
+        from_hex(&text).map(Self).ok_or(InvalidRelationshipId)
     }
 }
 

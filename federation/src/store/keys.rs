@@ -58,11 +58,11 @@ impl Place {
             Self::Meta => "meta".to_owned(),
             Self::CaState => "trust/ca/state".to_owned(),
             Self::Bundle(domain) => format!("trust/td/{domain}"),
-            Self::Blocked(authority) => format!("trust/block/{}", hex(authority.as_bytes())),
+            Self::Blocked(authority) => format!("trust/block/{authority}"),
             Self::TrustEpoch => "trust/epoch".to_owned(),
             Self::Acknowledgement(replica) => format!("trust/ack/{replica}"),
             Self::Peer(cluster) => format!("peer/{cluster}"),
-            Self::Join(id) => format!("join/{}", hex(id.as_bytes())),
+            Self::Join(id) => format!("join/{id}"),
             Self::ImportSync(peer) => format!("import/{peer}/sync"),
             Self::Import(peer, service) => {
                 format!("import/{peer}/svc/{}/{}", service.namespace, service.name)
@@ -81,11 +81,11 @@ impl Place {
             ["meta"] => Self::Meta,
             ["trust", "ca", "state"] => Self::CaState,
             ["trust", "td", domain] => Self::Bundle((*domain).try_into().ok()?),
-            ["trust", "block", digest] => Self::Blocked(AuthorityId::from(unhex(digest)?)),
+            ["trust", "block", digest] => Self::Blocked(digest.parse().ok()?),
             ["trust", "epoch"] => Self::TrustEpoch,
             ["trust", "ack", replica] => Self::Acknowledgement(name(replica)?),
             ["peer", cluster] => Self::Peer(name(cluster)?),
-            ["join", id] => Self::Join(TokenId::try_from(&unhex::<16>(id)?[..]).ok()?),
+            ["join", id] => Self::Join(id.parse().ok()?),
             ["import", peer, "sync"] => Self::ImportSync(name(peer)?),
             ["import", peer, "svc", ns, svc] => Self::Import(name(peer)?, service(ns, svc)?),
             ["address", ns, svc] => Self::Address(service(ns, svc)?),
@@ -102,7 +102,9 @@ impl TryFrom<&Key> for Place {
 
     fn try_from(key: &Key) -> Result<Self, UnknownPlace> {
         let path = key.as_str().strip_prefix(ROOT);
-        path.and_then(Self::read).ok_or_else(|| UnknownPlace(key.clone()))
+        // A second spelling of a place would be a second record of one thing.
+        let spelled_so = |place: &Self| place.key() == *key;
+        path.and_then(Self::read).filter(spelled_so).ok_or_else(|| UnknownPlace(key.clone()))
     }
 }
 
@@ -182,22 +184,6 @@ fn service(namespace: &str, service: &str) -> Option<ServiceName> {
 
 fn name<'a, T: TryFrom<&'a str>>(segment: &'a str) -> Option<T> {
     T::try_from(segment).ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let lower = text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    if text.len() != 2 * N || !lower {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use http::StatusCode;
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use trust_bundle::Hex;
 
 use super::api::{
     Applied, Failure, InviteAnswer, InviteRequest, JoinAnswer, JoinRequest, Outcome, SvidAnswer, SvidRequest,
@@ -82,7 +83,7 @@ pub(super) async fn join(
         usable,
         cluster: peer.name.to_string(),
         trust_domain: peer.trust_domain.to_string(),
-        bundle_sha256: digest.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect(),
+        bundle_sha256: Hex(&digest.unwrap_or_default()).to_string(),
     }))
 }
 

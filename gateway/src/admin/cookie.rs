@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use trust_bundle::{Hex, from_hex};
 
 /// Name of the header that carries it.
 pub const HEADER: &str = "isthmus-cookie";
@@ -31,8 +32,7 @@ impl Cookie {
     pub fn create(directory: &Path) -> io::Result<Self> {
         let mut secret = [0; SECRET_BYTES];
         OsRng.try_fill_bytes(&mut secret).map_err(io::Error::other)?;
-        let digits: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        let text = format!("{PREFIX}{digits}");
+        let text = format!("{PREFIX}{}", Hex(&secret));
         let path = directory.join(FILE_NAME);
         let fresh = directory.join(format!("{FILE_NAME}.new"));
         // Never through a file that somebody else made.
@@ -75,8 +75,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     }
     let mut text = String::new();
     file.take(TEXT_BYTES as u64 + 1).read_to_string(&mut text)?;
-    let digits = text.strip_prefix(PREFIX).filter(|_| text.len() == TEXT_BYTES);
-    if !digits.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit())) {
+    if text.strip_prefix(PREFIX).and_then(from_hex::<SECRET_BYTES>).is_none() {
         return Err(invalid("does not hold a cookie"));
     }
     Ok(text)

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use rustls::pki_types::UnixTime;
 use tonic::{Request, Response, Status};
-use trust_bundle::{Bundle, BundleConflict, InvalidBundle, Rejection, SpiffeId, TokenId, TokenRecord};
+use trust_bundle::{Bundle, BundleConflict, Hex, InvalidBundle, Rejection, SpiffeId, TokenId, TokenRecord};
 use trust_bundle::{TrustConflict, TrustDomain, verify_offered};
 
 use super::limit::Limit;
@@ -223,7 +223,7 @@ pub(super) fn role(said: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, R
 /// The same joiner lost our answer; another one has a stolen token, or it is the thief that came first.
 fn answer_again(us: &Us, offer: &Offer, redemption: &Redemption) -> Result<RedeemResponse, Refused> {
     let same = offer.trust_domain == redemption.trust_domain
-        && hexadecimal(&offer.bundle.digest()) == redemption.bundle_sha256;
+        && Hex(&offer.bundle.digest()).to_string() == redemption.bundle_sha256;
     let peer = us
         .peers
         .get(&offer.cluster)
@@ -279,12 +279,12 @@ async fn accept(
         at: clock::timestamp(now),
         relationship,
         trust_domain: offer.trust_domain.clone(),
-        bundle_sha256: hexadecimal(&offer.bundle.digest()),
+        bundle_sha256: Hex(&offer.bundle.digest()).to_string(),
     };
     let used = JoinRecord { state: TokenState::Used(redemption), ..held.value.clone() };
     let transaction = held.replaced_by(place, &used);
     let transaction = unless_changed(us, &offer.cluster, &offer.trust_domain, transaction).await?;
-    let bundle_sha256 = hexadecimal(&offer.bundle.digest());
+    let bundle_sha256 = Hex(&offer.bundle.digest()).to_string();
     let near = us.deps.address_rules.near(from);
     let peer = Peer {
         gateways: us.deps.address_rules.admit(offer.gateways, near),
@@ -333,8 +333,4 @@ fn answer(us: &Us, relationship: RelationshipId) -> RedeemResponse {
         gateway_id: us.deps.gateway_id.to_string(),
         federation_id: us.deps.federation_svid.current().id().to_string(),
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

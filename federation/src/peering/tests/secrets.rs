@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
+use trust_bundle::Hex;
 
 use super::fixture::{TestCluster, name};
 
@@ -48,10 +49,6 @@ impl Subscriber for Everything {
     fn exit(&self, _span: &Id) {}
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[tokio::test]
 async fn j4_the_secret_is_in_no_log_and_in_no_store() {
     let everything = Everything::default();
@@ -75,7 +72,7 @@ async fn j4_the_secret_is_in_no_log_and_in_no_store() {
         text[9..49].to_owned(),
         URL_SAFE_NO_PAD.encode(&secret)[..40].to_owned(),
         STANDARD.encode(&secret)[..40].to_owned(),
-        hexadecimal(&secret),
+        Hex(&secret).to_string(),
         format!("{:?}", &secret[..8]).trim_matches(['[', ']']).to_owned(),
     ];
     let logged = everything.0.lock().clone();

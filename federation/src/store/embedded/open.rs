@@ -9,6 +9,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableError};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
+use trust_bundle::Hex;
 
 use super::super::change::{Revision, StoreIdentity};
 use super::tables::{self, counter, text};
@@ -142,7 +143,7 @@ fn draw_id() -> Result<String, redb::Error> {
     let mut bytes = [0; 16];
     let unable = |_unspecified| redb::Error::Io(io::Error::other("the system gives no random bytes"));
     SystemRandom::new().fill(&mut bytes).map_err(unable)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Hex(&bytes).to_string())
 }
 
 fn renew_leases(txn: &redb::WriteTransaction, now: UnixTime) -> Result<(), redb::Error> {
