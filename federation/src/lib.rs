@@ -17,6 +17,7 @@ pub mod issuer;
 pub mod kubernetes;
 pub mod model;
 pub mod operator;
+pub mod pace;
 pub mod peering;
 pub mod snapshot;
 pub mod store;

@@ -7,6 +7,7 @@
 mod endpoint;
 mod locality;
 mod name;
+mod network;
 mod peer;
 mod port;
 mod route;
@@ -16,6 +17,7 @@ mod timestamp;
 pub use endpoint::{Endpoint, Host, InvalidHost, Readiness};
 pub use locality::{Locality, Proximity};
 pub use name::{ClusterName, InvalidName, Label, ObjectKey, ObjectName, ServiceName};
+pub use network::Network;
 pub use peer::{Freshness, GatewayAddress, InvalidAddress, Peer, RelationshipState};
 pub use port::{AppProtocol, ServicePort, Transport};
 pub use route::{

@@ -16,7 +16,6 @@ pub mod exports;
 pub mod imports;
 pub mod join;
 pub mod membership;
-pub mod pace;
 pub mod records;
 pub mod seat;
 pub mod wire;

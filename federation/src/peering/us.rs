@@ -11,10 +11,10 @@ use trust_bundle::{Bundle, Registry, SpiffeId, SvidHandle, TrustDomain, TrustSto
 use super::addresses::AddressRules;
 use super::join;
 use super::membership::{self, Thresholds};
-use super::pace::{Backoff, Rate};
 use super::peers::Peers;
 use crate::catalog;
 use crate::model::{ClusterName, GatewayAddress};
+use crate::pace::{Backoff, REDIAL, Rate};
 use crate::snapshot::Snapshot;
 use crate::store::{Fault, Store};
 
@@ -68,7 +68,7 @@ impl Default for Settings {
             silence_max: Duration::from_secs(15),
             updates: Rate { burst: 10, per_second: 1.0 },
             intake: Rate { burst: 100, per_second: 10.0 },
-            redial: Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) },
+            redial: REDIAL,
             stream_age_max: Duration::from_secs(3600),
         }
     }

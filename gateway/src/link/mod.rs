@@ -13,7 +13,6 @@
 
 mod accepted;
 mod age;
-mod backoff;
 mod control;
 mod dial;
 mod drive;

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use federation::model::GatewayAddress;
+use federation::pace::REDIAL;
 use rand::Rng;
 
-use super::backoff::Backoff;
 use super::message::ReplicaId;
 
 /// Numbers links and attempts to make one.
@@ -58,7 +58,8 @@ enum Standing {
 
 #[derive(Debug, Default)]
 struct Wait {
-    backoff: Backoff,
+    /// In a row.
+    failures: u32,
     until: Option<Instant>,
     /// The attempt that used the address last: the one used longest ago goes first.
     last: Attempt,
@@ -224,7 +225,7 @@ impl Plan {
         // Only what lasts is a success: coming up and going at once is a failure too.
         if held.standing == Standing::Serving && now.duration_since(held.since) >= SHORT_LIFE {
             let wait = self.waits.entry(held.address.clone()).or_default();
-            wait.backoff.succeed();
+            wait.failures = 0;
         }
     }
 
@@ -239,7 +240,8 @@ impl Plan {
 
     fn back_off(&mut self, address: &GatewayAddress, now: Instant, rng: &mut impl Rng) {
         let wait = self.waits.entry(address.clone()).or_default();
-        wait.until = Some(now + wait.backoff.fail(rng));
+        wait.failures = wait.failures.saturating_add(1);
+        wait.until = Some(now + REDIAL.after(wait.failures, rng.random_range(0.0..=1.0)));
     }
 
     fn wanted(&self) -> usize {

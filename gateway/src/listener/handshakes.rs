@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use federation::model::Network;
 use parking_lot::Mutex;
 
 /// As notes/trust 4.4 has it: a site with many gateways behind one address stays far below.
@@ -17,19 +18,15 @@ const ROOM_PARTS: usize = 4;
 /// Handshakes that have not come to an end; networks without any are not remembered.
 #[derive(Debug)]
 pub(super) struct Handshakes {
-    under_way: Mutex<HashMap<Source, usize>>,
+    under_way: Mutex<HashMap<Network, usize>>,
     per_source_max: usize,
 }
-
-/// The first bits of an address: /24, or /56 for IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
 
 /// One handshake, until dropped.
 #[derive(Debug)]
 pub(super) struct Introduction {
     handshakes: Arc<Handshakes>,
-    source: Source,
+    source: Network,
 }
 
 impl Handshakes {
@@ -40,7 +37,7 @@ impl Handshakes {
 
     /// None if too many of this network are at it already.
     pub(super) fn begin(self: &Arc<Self>, from: IpAddr) -> Option<Introduction> {
-        let source = Source::from(from);
+        let source = Network::from(from);
         let mut under_way = self.under_way.lock();
         let count = under_way.entry(source).or_insert(0);
         if *count >= self.per_source_max {
@@ -59,15 +56,6 @@ impl Drop for Introduction {
             if *count == 0 {
                 under_way.remove(&self.source);
             }
-        }
-    }
-}
-
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self(IpAddr::V4((v4.to_bits() & !0xff).into())),
-            IpAddr::V6(v6) => Self(IpAddr::V6((v6.to_bits() & (u128::MAX << 72)).into())),
         }
     }
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::peering::pace::{Rate, TokenBucket};
+use crate::model::Network;
+use crate::pace::{Rate, TokenBucket};
 
 /// Redemptions from everywhere (notes/trust 4.4).
 const EVERYWHERE: Rate = Rate { burst: 10, per_second: 10.0 };
@@ -13,23 +14,10 @@ const ONE_SOURCE: Rate = Rate { burst: 5, per_second: 0.2 };
 /// Networks that are remembered; the one that has been quiet for longest is forgotten first.
 const SOURCES_MAX: usize = 1024;
 
-/// The first bits of an address: /24, or /56 for IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
-
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self(IpAddr::V4((v4.to_bits() & !0xff).into())),
-            IpAddr::V6(v6) => Self(IpAddr::V6((v6.to_bits() & (u128::MAX << 72)).into())),
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Limit {
     everywhere: TokenBucket,
-    sources: HashMap<Source, (TokenBucket, Instant)>,
+    sources: HashMap<Network, (TokenBucket, Instant)>,
 }
 
 impl Limit {
@@ -39,7 +27,7 @@ impl Limit {
 
     /// May this address try now. Who is over its own rate takes nothing from the others.
     pub(super) fn admits(&mut self, address: IpAddr, now: Instant) -> bool {
-        let source = Source::from(address);
+        let source = Network::from(address);
         if !self.sources.contains_key(&source) && self.sources.len() >= SOURCES_MAX {
             self.forget_the_quietest();
         }
@@ -81,8 +69,6 @@ mod tests {
         assert_eq!(admitted, [true, true, true, true, true, false]);
         assert!(limit.admits(address("192.0.3.1"), now), "another network is not held responsible");
         assert!(limit.admits(address("192.0.2.1"), now + Duration::from_secs(6)));
-        assert_eq!(Source::from(address("2001:db8:1:2ff::1")), Source::from(address("2001:db8:1:200::2")));
-        assert_ne!(Source::from(address("2001:db8:1:100::1")), Source::from(address("2001:db8:1:200::2")));
     }
 
     #[test]

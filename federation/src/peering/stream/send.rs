@@ -6,8 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::{Session, StreamEnd};
+use crate::pace::TokenBucket;
 use crate::peering::exports::{Plan, Step, View};
-use crate::peering::pace::TokenBucket;
 use crate::peering::proto::{self, message::Body};
 use crate::peering::us::instant;
 use crate::peering::wire;

@@ -22,9 +22,9 @@ use crate::model::{
     AppProtocol, ClusterName, Endpoint, Export, Freshness, Host, Import, Locality, Peer, Readiness, Service,
     ServiceKind, ServiceName, ServicePort, Timestamp, Transport,
 };
+use crate::pace::{Backoff, Rate};
 use crate::peering::addresses::AddressRules;
 use crate::peering::membership::Thresholds;
-use crate::peering::pace::{Backoff, Rate};
 use crate::peering::{Deps, HandedOver, PeerStatus, Peering, PeeringService, Settings};
 use crate::snapshot::{Generation, LocalCluster, LocalService, PeerView, ServiceView, Snapshot};
 use crate::store::Embedded;

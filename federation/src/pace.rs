@@ -60,14 +60,20 @@ pub struct Backoff {
     pub longest: Duration,
 }
 
+/// How to dial a peer again: soon, and within half a minute once a long outage is over (U15).
+pub const REDIAL: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
+
 impl Backoff {
     /// How long to wait after so many failures; `chance` is from 0 to 1.
     pub fn after(&self, failures: u32, chance: f64) -> Duration {
         let doubled =
             self.first.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-        doubled.min(self.longest).mul_f64(chance.clamp(0.0, 1.0))
+        doubled.min(self.longest).mul_f64(chance.clamp(0.0, 1.0)).max(WAIT_MIN)
     }
 }
+
+/// Full jitter may draw nothing; a loop without any pause would be a busy one.
+const WAIT_MIN: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -97,12 +103,11 @@ mod tests {
 
     #[test]
     fn backoff_doubles_up_to_its_longest() {
-        let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
-        let at = |failures, chance| backoff.after(failures, chance).as_millis();
+        let at = |failures, chance| REDIAL.after(failures, chance).as_millis();
         assert_eq!(
             [at(1, 1.0), at(2, 1.0), at(3, 1.0), at(8, 1.0), at(9, 1.0)],
             [200, 400, 800, 25_600, 30_000]
         );
-        assert_eq!([at(1, 0.0), at(5, 0.5), at(1000, 1.0)], [0, 1600, 30_000]);
+        assert_eq!([at(1, 0.0), at(5, 0.5), at(1000, 1.0)], [10, 1600, 30_000]);
     }
 }
