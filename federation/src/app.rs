@@ -24,10 +24,11 @@ use crate::control::{
     ControlPlane, REPORTS_MAX, Report, SIGNING_REQUESTS_MAX, SigningRequest, Unbound, keep_renewed,
 };
 use crate::issuer::{Issuer, NotIssued, Role};
+use crate::leader::{NoEpoch, raise_epoch};
 use crate::model::GatewayAddress;
 use crate::peering::addresses::AddressRules;
 use crate::peering::{self, HandedOver, Peering, PeeringTasks};
-use crate::snapshot::LocalCluster;
+use crate::snapshot::{Generation, LocalCluster};
 use crate::store::embedded::{ChangeLog, OpenError};
 use crate::store::{Embedded, Fault, Store, expire_leases};
 
@@ -98,6 +99,8 @@ pub enum StartError {
     #[error("gateway.virtual.pool: {0}")]
     Pool(#[from] InvalidPool),
     #[error(transparent)]
+    Epoch(#[from] NoEpoch),
+    #[error(transparent)]
     Peering(#[from] peering::BuildError),
 }
 
@@ -113,7 +116,8 @@ impl Federation {
         let join_svid = SvidHandle::new(issuer.issue_role(Role::Join)?);
 
         let pool = AddressPool::new(config.gateway.virtual_pool)?;
-        let driver = CatalogDriver::build(local_cluster(config), store.clone(), pool).await?;
+        let epoch = raise_epoch(&*store, Generation::default()).await?;
+        let driver = CatalogDriver::build(local_cluster(config), store.clone(), pool, epoch).await?;
         let loading = [driver.loading(), driver.loading(), driver.loading()];
         let (bundle, bundles) = watch::channel(Arc::new(issuer.bundle()));
         let (peering, peering_tasks, handover) = Peering::build(peering::Deps {

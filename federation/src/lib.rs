@@ -15,6 +15,7 @@ pub mod control;
 pub mod dns;
 pub mod issuer;
 pub mod kubernetes;
+pub mod leader;
 pub mod model;
 pub mod operator;
 pub mod pace;

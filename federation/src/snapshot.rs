@@ -18,7 +18,8 @@ use crate::model::{
     ServiceKind, ServiceName, ServicePort,
 };
 
-/// Number of a snapshot; only grows within the life of a process.
+/// Number of a snapshot; only grows, also over the lives of the processes that make them: the epoch of
+/// the leader counts the billions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);

@@ -103,6 +103,12 @@ impl Catalog {
         }
     }
 
+    /// The same with generations after this one.
+    #[must_use]
+    pub fn after(self, generation: Generation) -> Self {
+        Self { generation, ..self }
+    }
+
     /// Takes in one event; `settle` or `snapshot` makes it seen.
     pub fn apply(&mut self, event: Event) {
         match event {

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::memory::Memory;
 use super::{AddressPool, Catalog, Event, ObjectStatus, Source};
+use crate::leader::first_generation;
 use crate::model::ObjectKey;
 use crate::snapshot::{LocalCluster, Snapshot};
 use crate::store::{Fault, Store};
@@ -60,15 +61,16 @@ pub struct CatalogDriver {
 }
 
 impl CatalogDriver {
-    /// Reads back what the store remembers.
+    /// Reads back what the store remembers; generations begin after the first of this epoch.
     pub async fn build(
         cluster: LocalCluster,
         store: Arc<dyn Store>,
         pool: AddressPool,
+        epoch: u64,
     ) -> Result<Self, Fault> {
         let (memory, remembered) = Memory::recall(store, pool).await?;
         let (snapshot, _) = watch::channel(Arc::new(Snapshot::empty(Arc::new(cluster.clone()))));
-        let mut catalog = Catalog::new(cluster);
+        let mut catalog = Catalog::new(cluster).after(first_generation(epoch));
         remembered.into_iter().for_each(|event| catalog.apply(event));
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (asking, queries) = mpsc::channel(QUERIES_MAX);
@@ -233,6 +235,7 @@ mod tests {
     use crate::catalog::Object;
     use crate::clock;
     use crate::kubernetes::objects::parse_documents;
+    use crate::leader::GENERATIONS_PER_EPOCH;
     use crate::model::{Label, Timestamp};
     use crate::store::Embedded;
     use crate::store::embedded::ChangeLog;
@@ -251,7 +254,7 @@ mod tests {
     async fn driver(directory: &tempfile::TempDir) -> CatalogDriver {
         let store = Embedded::open(directory.path(), ChangeLog::default(), clock::unix_now()).unwrap();
         let pool = AddressPool::new("127.80.0.0/20".parse().unwrap()).unwrap();
-        CatalogDriver::build(cluster(), Arc::new(store), pool).await.unwrap()
+        CatalogDriver::build(cluster(), Arc::new(store), pool, 3).await.unwrap()
     }
 
     fn documents(at: i64) -> Vec<Event> {
@@ -312,6 +315,7 @@ mod tests {
         assert_eq!(objects[0].created, Timestamp::from_unix(100));
         let (second, objects) = published(driver(&directory).await, documents(200)).await;
         assert_eq!(objects[0].created, Timestamp::from_unix(100));
+        assert_eq!(second.generation.0 / GENERATIONS_PER_EPOCH, 3, "generations belong to their epoch");
         let addresses = |s: &Snapshot| s.services.values().next().unwrap().merged.clone().unwrap().addresses;
         assert_eq!(addresses(&first), addresses(&second));
     }

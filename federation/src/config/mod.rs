@@ -19,4 +19,4 @@ pub use applied::{Applied, AppliedDocuments, ApplyOutcome};
 pub use error::{ConfigError, ConfigErrors};
 pub use overrides::{InvalidOverride, Overrides};
 pub use schema::schema;
-pub use validated::{Config, GatewayConfig, StoreConfig, TrustConfig};
+pub use validated::{Config, ControlConfig, GatewayConfig, StoreConfig, TrustConfig};

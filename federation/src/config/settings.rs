@@ -54,11 +54,36 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("locality.region", Kind::Text, Value(""), "Region that this cluster runs in"),
     setting("locality.zone", Kind::Text, Value(""), "Zone within the region"),
     setting("locality.subZone", Kind::Text, Value(""), "Part of the zone, for example a rack"),
+    setting("store.embedded.path", Kind::Path, Value("./data"), "Directory of the embedded store; mode 0700"),
     setting(
-        "store.embedded.path",
+        "data",
         Kind::Path,
-        Value("./data"),
-        "Directory of the embedded store and of the CA; mode 0700",
+        Derived("the directory of the embedded store, else ./data"),
+        "Directory of what a process keeps for itself: CA, cookie, audit log, the gateway's last state; mode 0700",
+    ),
+    setting(
+        "control.address",
+        Kind::SocketAddress,
+        Value("127.0.0.1:15012"),
+        "Where gateways in other processes reach federation; `isthmus run` listens there only if it is set",
+    ),
+    setting(
+        "control.advertise",
+        Kind::GatewayAddresses,
+        Derived("the address of control"),
+        "Where tokens of nodes tell gateways to find that address: host:port, at most 8",
+    ),
+    setting(
+        "control.endpoints",
+        Kind::GatewayAddresses,
+        Derived("none"),
+        "Where `isthmus gateway` finds the federation processes, all of them: host:port, at most 8",
+    ),
+    setting(
+        "control.leaderTtl",
+        Kind::Duration,
+        Value("10s"),
+        "For how long one of several federation processes leads without a sign of life; at least 2s",
     ),
     setting(
         "config.directory",
@@ -116,6 +141,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Lifetime of the SVIDs of workloads; at least 10s",
     ),
     setting("trust.rootTtl", Kind::Duration, Value("365days"), "Lifetime of a new root of the built-in CA"),
+    setting(
+        "trust.ca.directory",
+        Kind::Path,
+        Derived("`ca` within data"),
+        "Directory of the built-in CA; federation processes of one cluster share it, or have copies of it",
+    ),
 ];
 
 /// The setting of a path.

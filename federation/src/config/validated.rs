@@ -19,8 +19,14 @@ use crate::model::{ClusterName, GatewayAddress, Host, Locality};
 
 /// An SVID must live long enough to be renewed before it ends.
 const SVID_TTL_MIN: Duration = Duration::from_secs(10);
+/// Shorter, and a moment of a busy disk would change the leader.
+const LEADER_TTL_MIN: Duration = Duration::from_secs(2);
 /// A join token carries as many.
 const ADVERTISED_MAX: usize = 8;
+/// Where the CA keeps its key, below the data directory.
+const CA_DIRECTORY: &str = "ca";
+/// Where a process keeps its own things if nothing else says it.
+const DATA_DIRECTORY: &str = "./data";
 /// A static file is a page or two.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -32,6 +38,9 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     pub locality: Locality,
     pub store: StoreConfig,
+    /// The directory of what a process keeps for itself.
+    pub data: PathBuf,
+    pub control: ControlConfig,
     /// The directory of documents, watched.
     pub directory: PathBuf,
     pub gateway: GatewayConfig,
@@ -45,6 +54,21 @@ pub struct Config {
 #[serde(rename_all = "camelCase")]
 pub enum StoreConfig {
     Embedded { path: PathBuf },
+}
+
+/// Where the two roles of a cluster meet, if they run in processes of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlConfig {
+    /// Where gateways of other processes are listened for.
+    pub address: SocketAddr,
+    /// Somebody chose that address, so that `isthmus run` listens there too.
+    pub wanted: bool,
+    /// Empty means the address that is listened on.
+    pub advertise: Vec<GatewayAddress>,
+    /// The federation processes of this cluster.
+    pub endpoints: Vec<GatewayAddress>,
+    pub leader_ttl: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,6 +89,8 @@ pub struct TrustConfig {
     pub svid_ttl: Duration,
     pub workload_svid_ttl: Duration,
     pub root_ttl: Duration,
+    /// The directory of the built-in CA.
+    pub ca: PathBuf,
 }
 
 impl Config {
@@ -96,6 +122,8 @@ impl Config {
 
     fn validate(reader: &mut Reader<'_>) -> Self {
         let cluster = reader.name("cluster");
+        let store = StoreConfig::Embedded { path: reader.path("store.embedded.path") };
+        let data = reader.path_or("data", store.directory());
         Self {
             trust_domain: reader.trust_domain("trustDomain", &cluster),
             locality: Locality {
@@ -103,12 +131,14 @@ impl Config {
                 zone: reader.text("locality.zone"),
                 sub_zone: reader.text("locality.subZone"),
             },
-            store: StoreConfig::Embedded { path: reader.path("store.embedded.path") },
+            control: ControlConfig::validate(reader),
             directory: reader.path("config.directory"),
             gateway: GatewayConfig::validate(reader, &cluster),
             dns: reader.address("dns.address"),
             admin: reader.address("admin.address"),
-            trust: TrustConfig::validate(reader),
+            trust: TrustConfig::validate(reader, &data),
+            store,
+            data,
             cluster,
         }
     }
@@ -129,6 +159,7 @@ impl Config {
             ("gateway.eastWest.address", self.gateway.east_west),
             ("dns.address", self.dns),
             ("admin.address", self.admin),
+            ("control.address", self.control.address),
         ];
         for (at, (path, address)) in listeners.iter().enumerate() {
             let same = |(_, other): &&(&str, SocketAddr)| other == address && address.port() != 0;
@@ -156,13 +187,34 @@ impl GatewayConfig {
     }
 }
 
-impl TrustConfig {
+impl StoreConfig {
+    /// Where the store is on this machine, if it is.
+    fn directory(&self) -> Option<&Path> {
+        let Self::Embedded { path } = self;
+        Some(path)
+    }
+}
+
+impl ControlConfig {
     fn validate(reader: &mut Reader<'_>) -> Self {
+        Self {
+            wanted: reader.given("control.address").is_some(),
+            address: reader.address("control.address"),
+            advertise: reader.gateway_addresses("control.advertise"),
+            endpoints: reader.gateway_addresses("control.endpoints"),
+            leader_ttl: reader.duration("control.leaderTtl", LEADER_TTL_MIN),
+        }
+    }
+}
+
+impl TrustConfig {
+    fn validate(reader: &mut Reader<'_>, data: &Path) -> Self {
         let svid_ttl = reader.duration("trust.svidTtl", SVID_TTL_MIN);
         let workload_svid_ttl = reader.duration("trust.workloadSvidTtl", SVID_TTL_MIN);
         // RT6: a root outlives its SVIDs by far, or rotation has no time.
         let root_ttl = reader.duration("trust.rootTtl", 4 * svid_ttl.max(workload_svid_ttl));
-        Self { svid_ttl, workload_svid_ttl, root_ttl }
+        let ca = reader.path_or("trust.ca.directory", Some(&data.join(CA_DIRECTORY)));
+        Self { svid_ttl, workload_svid_ttl, root_ttl, ca }
     }
 }
 
@@ -244,6 +296,13 @@ impl Reader<'_> {
         })
     }
 
+    /// The given path, else one that follows from another setting.
+    fn path_or(&mut self, path: &str, derived: Option<&Path>) -> PathBuf {
+        let given = self.given(path).map(|given| self.directory.join(given));
+        let default = self.directory.join(DATA_DIRECTORY);
+        given.unwrap_or_else(|| derived.unwrap_or(&default).to_owned())
+    }
+
     fn address(&mut self, path: &str) -> SocketAddr {
         let hint = "is not an address with a port, for example 127.0.0.1:15080 or [::]:15080";
         self.parse(path, |text| text.parse().map_err(|_invalid| format!("{text:?} {hint}")))
@@ -275,7 +334,8 @@ impl Reader<'_> {
         }
     }
 
-    fn advertise(&mut self, path: &str, east_west: SocketAddr) -> Vec<GatewayAddress> {
+    /// A list of addresses that somebody is to dial.
+    fn gateway_addresses(&mut self, path: &str) -> Vec<GatewayAddress> {
         let given = match self.tree.get(path) {
             Some(Given::List(entries)) => entries.as_slice(),
             _ => &[],
@@ -296,7 +356,13 @@ impl Reader<'_> {
             self.errors
                 .push(wrong(path, format!("has {} entries, more than {ADVERTISED_MAX}", addresses.len())));
         }
-        if given.is_empty() && east_west.ip().is_unspecified() {
+        addresses
+    }
+
+    fn advertise(&mut self, path: &str, east_west: SocketAddr) -> Vec<GatewayAddress> {
+        let given = matches!(self.tree.get(path), Some(Given::List(entries)) if !entries.is_empty());
+        let addresses = self.gateway_addresses(path);
+        if !given && east_west.ip().is_unspecified() {
             let message = format!(
                 "must say where other clusters reach this one, since gateway.eastWest.address is {east_west}, \
                  for example [\"gw.example.com:{}\"]",

@@ -15,6 +15,8 @@
 //!            /claim/<ns>/<svc>               who contributed first to a name
 //!            /document/<kind>/<ns>/<name>    when a file's document was first seen
 //!            /applied/<kind>/<ns>/<name>     a document that `isthmus apply` brought
+//!            /control/leader                 the federation process that leads (lease)
+//!            /control/epoch                  rises each time that one begins to lead
 //! ```
 //!
 //! Every name in a key is valid by its type, and none of them can hold a '/', so no name can reach
@@ -45,6 +47,8 @@ pub enum Place {
     Claim(ServiceName),
     Document(ObjectKey),
     Applied(ObjectKey),
+    Leader,
+    Epoch,
 }
 
 /// A key that is not in the layout; a newer program may have put it there.
@@ -71,6 +75,8 @@ impl Place {
             Self::Claim(service) => format!("claim/{}/{}", service.namespace, service.name),
             Self::Document(object) => format!("document/{}", object_path(object)),
             Self::Applied(object) => format!("applied/{}", object_path(object)),
+            Self::Leader => "control/leader".to_owned(),
+            Self::Epoch => "control/epoch".to_owned(),
         };
         Key::new(&format!("{ROOT}{path}")).expect("names have no slash, are visible ASCII and are bounded")
     }
@@ -92,6 +98,8 @@ impl Place {
             ["claim", ns, svc] => Self::Claim(service(ns, svc)?),
             ["document", kind, ns, object] => Self::Document(read_object(kind, ns, object)?),
             ["applied", kind, ns, object] => Self::Applied(read_object(kind, ns, object)?),
+            ["control", "leader"] => Self::Leader,
+            ["control", "epoch"] => Self::Epoch,
             _ => return None,
         })
     }
@@ -154,6 +162,10 @@ pub fn documents() -> Prefix {
 
 pub fn applied() -> Prefix {
     prefix("applied/")
+}
+
+pub fn control() -> Prefix {
+    prefix("control/")
 }
 
 fn prefix(path: &str) -> Prefix {
@@ -220,6 +232,8 @@ mod tests {
             ("address/shop/cart", Place::Address(cart())),
             ("document/HTTPRoute/shop/cart.v2", Place::Document(route())),
             ("applied/HTTPRoute/shop/cart.v2", Place::Applied(route())),
+            ("control/leader", Place::Leader),
+            ("control/epoch", Place::Epoch),
         ]
     }
 

@@ -19,6 +19,7 @@ pub mod keys;
 mod change;
 mod contract;
 mod expiry;
+mod fenced;
 mod key;
 mod transaction;
 
@@ -32,6 +33,7 @@ pub use contract::{
 };
 pub use embedded::Embedded;
 pub use expiry::expire_leases;
+pub use fenced::{Fence, Fenced};
 pub use key::{InvalidKey, Key, Prefix};
 pub use transaction::{
     Compare, InvalidTransaction, OPERATIONS_MAX, Operation, TRANSACTION_BYTES_MAX, Transaction,
