@@ -47,6 +47,7 @@ const PURE: &[&str] = &[
     "federation/src/catalog/rebuild.rs",
     "federation/src/catalog/services.rs",
     "federation/src/catalog/status.rs",
+    "federation/src/control/state",
     "federation/src/config/directory/documents.rs",
     "federation/src/config/yaml.rs",
     "federation/src/kubernetes/objects",

@@ -31,7 +31,7 @@ impl fmt::Display for Generation {
 }
 
 /// Everything that a request, a connection or a DNS query can ask.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
     pub generation: Generation,
     pub cluster: Arc<LocalCluster>,

@@ -3,7 +3,9 @@
 //! In one process these are plain channels. Roles in separate processes will carry the same messages
 //! in one mutually authenticated stream to the leading federation process; that stream belongs here.
 
+pub mod disk;
 mod renewal;
+pub mod state;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
