@@ -28,6 +28,7 @@ use pingora_http::ResponseHeader;
 use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use trust_bundle::{Connection, SpiffeId};
 
@@ -193,10 +194,15 @@ pub struct ConnectionIo<S> {
     speaks: Option<ALPN>,
     facts: Facts,
     cut: CutWatch,
+    linger: Option<Linger>,
 }
 
 /// One segment; what is larger goes out as it is.
 const WRITE_BUFFER: usize = 1460;
+/// Whoever was told goodbye hangs up within a few round trips.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
+/// What may still be under way when we say goodbye; a whole upload is not waited for.
+const LINGER_BYTES_MAX: usize = 1 << 20;
 
 impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
     pub fn new(stream: S, facts: Facts) -> Self {
@@ -206,13 +212,24 @@ impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
     /// For a stream whose first bytes were looked at already.
     pub fn peeked(stream: Peekable<S>, facts: Facts) -> Self {
         let cut = CutWatch::new(facts.connection().cut_token().clone());
-        Self { stream: BufWriter::with_capacity(WRITE_BUFFER, stream), speaks: None, facts, cut }
+        let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
+        Self { stream, speaks: None, facts, cut, linger: None }
     }
 }
 
 impl<S> ConnectionIo<S> {
     pub fn speaking(mut self, alpn: ALPN) -> Self {
         self.speaks = Some(alpn);
+        self
+    }
+
+    /// Once ended, reads on until the other side has ended too.
+    ///
+    /// HTTP/2 closes while requests may still be on their way to us. Closed with these unread, TCP would
+    /// answer with a reset, the other side's next write would fail, and it would never read the GOAWAY
+    /// which tells that it may send them again.
+    pub fn lingering(mut self) -> Self {
+        self.linger = Some(Linger { bytes_left: LINGER_BYTES_MAX, deadline: None });
         self
     }
 
@@ -262,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionIo<S> {
     /// Ends the stream so that the other side can tell it from a failure: close_notify, END_STREAM, FIN.
     pub async fn end(&mut self) {
         // The other side may be gone already; there is nobody to tell.
@@ -299,7 +316,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ConnectionIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.cut.check()?;
@@ -317,7 +334,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ConnectionIo<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.cut.check()?;
-        let closed = Pin::new(&mut this.stream).poll_shutdown(cx);
+        let mut closed = Pin::new(&mut this.stream).poll_shutdown(cx);
+        if let (Poll::Ready(Ok(())), Some(linger)) = (&closed, &mut this.linger) {
+            closed = linger.poll(Pin::new(&mut this.stream), cx).map(Ok);
+        }
         this.cut.writer(closed, cx)
     }
 
@@ -334,6 +354,33 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ConnectionIo<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+/// What is left of the time and the bytes after a goodbye.
+struct Linger {
+    bytes_left: usize,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Linger {
+    /// Ready when the other side has ended, or when it was waited for long enough.
+    fn poll(&mut self, mut stream: Pin<&mut impl AsyncRead>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut buf = [0; 4096];
+        while self.bytes_left > 0 {
+            let mut read = ReadBuf::new(&mut buf);
+            match stream.as_mut().poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    self.bytes_left = self.bytes_left.saturating_sub(read.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(LINGER_TIME_MAX)));
+                    return deadline.as_mut().poll(cx);
+                }
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -383,7 +430,7 @@ fn cut_error() -> io::Error {
 }
 
 #[async_trait]
-impl<S: AsyncWrite + Unpin + Send> Shutdown for ConnectionIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Shutdown for ConnectionIo<S> {
     async fn shutdown(&mut self) {
         self.end().await;
     }
@@ -438,6 +485,7 @@ impl<S: Send> Peek for ConnectionIo<S> {}
 #[cfg(test)]
 mod tests {
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
     use trust_bundle::{Origin, Registry};
 
     use super::*;
@@ -465,6 +513,36 @@ mod tests {
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(io.write(b"y").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert!(io.peek_more().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn who_writes_on_after_a_goodbye_still_reads_it() {
+        let registry = Registry::default();
+        let (io, mut client) = accepted(&registry).await;
+        let mut io = io.lingering();
+        io.write_all(b"goodbye").await.unwrap();
+        let said = async {
+            let mut goodbye = [0; 7];
+            for _ in 0..100 {
+                client.write_all(b"more").await.unwrap();
+            }
+            client.read_exact(&mut goodbye).await.unwrap();
+            client.shutdown().await.unwrap();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "an end, not a reset");
+            goodbye
+        };
+        let ending = async move { io.end().await };
+        let ((), goodbye) = tokio::join!(ending, said);
+        assert_eq!(&goodbye, b"goodbye");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_longer_than_a_moment() {
+        let registry = Registry::default();
+        let (io, _client) = accepted(&registry).await;
+        let mut io = io.lingering();
+        assert!(timeout(LINGER_TIME_MAX / 2, io.end()).await.is_err());
+        assert!(timeout(LINGER_TIME_MAX, io.end()).await.is_ok());
     }
 
     #[tokio::test]

@@ -48,7 +48,8 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
     let facts = io.facts().clone();
     let mut drain = facts.connection().drained();
     let digest = Arc::new(facts.digest());
-    let handshake = h2_server::handshake(Box::new(io.speaking(ALPN::H2)), Some(role.windows().server()));
+    let handshake =
+        h2_server::handshake(Box::new(io.speaking(ALPN::H2).lingering()), Some(role.windows().server()));
     let Ok(Ok(mut connection)) = timeout(PREFACE_TIME_MAX, handshake).await else { return };
     let streams = Arc::new(AtomicUsize::new(0));
     let (mut ending, mut malformed) = (false, 0);

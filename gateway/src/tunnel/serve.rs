@@ -33,7 +33,7 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
     let ConnectionKind::Link(peer) = facts.kind().clone() else { return };
     let mut drain = facts.connection().drained();
     let options = Windows::LINK.tunnel_server();
-    let handshake = options.handshake::<_, Bytes>(io);
+    let handshake = options.handshake::<_, Bytes>(io.lingering());
     let Ok(Ok(mut link)) = timeout(PREFACE_TIME_MAX, handshake).await else { return };
     let mut ending = false;
     loop {

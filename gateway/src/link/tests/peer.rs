@@ -137,7 +137,7 @@ impl PeerGateway {
     async fn serve_http(&self, io: ConnectionIo<impl Transport>) {
         let facts = io.facts().clone();
         let mut drain = facts.connection().drained();
-        let io = Box::new(io.speaking(ALPN::H2));
+        let io = Box::new(io.speaking(ALPN::H2).lingering());
         let mut http2 = h2_server::handshake(io, Some(Windows::LINK.server())).await.unwrap();
         let digest = Arc::new(facts.digest());
         let mut draining = false;
@@ -234,7 +234,7 @@ impl PeerGateway {
 
     async fn serve_tunnels(&self, io: ConnectionIo<impl Transport>) {
         let mut drain = io.connection().drained();
-        let mut http2 = Windows::LINK.tunnel_server().handshake::<_, Bytes>(io).await.unwrap();
+        let mut http2 = Windows::LINK.tunnel_server().handshake::<_, Bytes>(io.lingering()).await.unwrap();
         let mut draining = false;
         loop {
             tokio::select! {
