@@ -30,9 +30,9 @@ use crate::admin::cookie::Cookie;
 use crate::admin::{Admin, AdminDeps, Inspected};
 use crate::clock;
 use crate::gateway::{Gateway, GatewayDeps, Settings};
+use crate::host::{Pulse, ServiceManager, SocketName, Sockets, Watched, inherited, signalled};
 use crate::link::{LinkParts, Links, ReplicaId};
-use crate::listener::bind::NotBound;
-use crate::listener::{HANDOVERS_MAX, Handover, Room, Service};
+use crate::listener::{HANDOVERS_MAX, Handover, Room, Service, bind};
 use crate::telemetry::{AccessLog, AuditLog, Decision, LineLog, LineWriter, Metrics, Output};
 use crate::windows::Windows;
 
@@ -69,6 +69,7 @@ pub struct Process {
     logs: Vec<(LineLog, thread::JoinHandle<()>)>,
     audit: AuditLog,
     ready: Arc<AtomicBool>,
+    pulse: Pulse,
     tasks: Tasks,
 }
 
@@ -86,7 +87,13 @@ struct Tasks {
 pub struct Broken;
 
 impl Process {
+    /// With sockets of its own.
     pub async fn build(config: Config, access_log: Output) -> anyhow::Result<Self> {
+        Self::build_on(Sockets::none(), config, access_log).await
+    }
+
+    /// With the sockets that the host has kept for us, as far as they fit.
+    pub async fn build_on(sockets: Sockets, config: Config, access_log: Output) -> anyhow::Result<Self> {
         let tasks = Tasks { tracker: TaskTracker::new(), broken: CancellationToken::new() };
         let registry = Registry::new();
         let east_west = fixed_port(config.gateway.east_west)?;
@@ -139,18 +146,18 @@ impl Process {
             access_log: AccessLog::new(access.clone()),
             handover: handing,
             room: Room::of_this_process(),
+            sockets: sockets.clone(),
             tasks: TaskTracker::new(),
         })
         .await?;
-        let dns = dns::Server::build(config.dns, control.snapshot.clone())
-            .await
-            .map_err(|reason| NotBound::new(config.dns, reason))?;
+        let dns_sockets = bind::listen_dns(&sockets, config.dns).await?;
+        let dns = dns::Server::on(dns_sockets, control.snapshot.clone())?;
         let mesh = gateway.mesh_address().unwrap_or(config.gateway.mesh);
         let fixed = [("mesh", mesh), ("east-west", gateway.east_west_address()), ("dns", dns.local_addr())];
         let audit_log = AuditLog::new(audit.clone());
         let ready = Arc::new(AtomicBool::new(false));
         let admin = Admin::build(AdminDeps {
-            address: config.admin,
+            listener: bind::listen_std(&sockets, SocketName::Admin, config.admin)?,
             cookie: Cookie::create(&data)?,
             operator: operator.clone(),
             inspected: Inspected {
@@ -165,8 +172,7 @@ impl Process {
             },
             audit: audit_log.clone(),
             ready: ready.clone(),
-        })
-        .map_err(|reason| NotBound::new(config.admin, reason))?;
+        })?;
         let addresses = Addresses {
             mesh,
             east_west: gateway.east_west_address(),
@@ -189,8 +195,14 @@ impl Process {
             logs: vec![(access, access_thread), (audit, audit_thread)],
             audit: audit_log,
             ready,
+            pulse: Pulse::default(),
             tasks,
         })
+    }
+
+    /// What the service manager judges us by.
+    pub fn watched(&self) -> Watched {
+        Watched { ready: self.ready.clone(), pulse: self.pulse.clone(), admin: self.addresses.admin }
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -230,6 +242,7 @@ impl Process {
             rest_stop.clone(),
             audit_renewals(self.gateway_svid, self.audit, rest_stop.clone()),
         );
+        tasks.start("pulse", rest_stop.clone(), self.pulse.beat(rest_stop.clone()));
         let became_ready = announce_ready(self.control.snapshot.clone(), ready.clone(), addresses);
         tasks.tracker.spawn(rest_stop.clone().run_until_cancelled_owned(became_ready));
         let gateway = tasks.start("gateway", gateway_stop.clone(), self.gateway.run(gateway_stop.clone()));
@@ -287,31 +300,30 @@ impl Tasks {
 
 /// Runs the process of `isthmus run` until a signal.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    // Before any thread is there.
+    let inherited = inherited();
+    let manager = ServiceManager::start()?;
+    let sockets = Sockets::new(inherited, manager.as_ref().map(ServiceManager::store));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
-        let process = Process::build(config, Output::Stdout).await?;
+        let process = Process::build_on(sockets, config, Output::Stdout).await?;
+        if let Some(manager) = &manager {
+            manager.watch(process.watched());
+        }
         let shutdown = CancellationToken::new();
-        let signals = signalled(shutdown.clone());
+        let signals = signalled(shutdown.clone(), manager.as_ref());
         let running = process.run(shutdown);
         tokio::select! {
             ended = running => Ok(ended?),
             failed = signals => failed,
         }
     });
+    if let Some(manager) = manager {
+        manager.end();
+    }
     // What has not ended by now is not waited for again.
     runtime.shutdown_background();
     ended
-}
-
-/// The first signal drains; a second one ends the process at once.
-async fn signalled(shutdown: CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut either = async || tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} };
-    either().await;
-    shutdown.cancel();
-    either().await;
-    anyhow::bail!("told twice to stop: requests in flight were cut off")
 }
 
 /// The admin API answers when the data plane's threads are busy: it has its own.

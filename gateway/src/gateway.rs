@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use federation::control::Report;
 use federation::model::RelationshipState;
-use federation::snapshot::Snapshot;
+use federation::snapshot::{Generation, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use trust_bundle::{Connection, Origin, Registry, SvidHandle, TrustDomain, TrustS
 
 use crate::balancer::Balancer;
 use crate::clock;
+use crate::host::Sockets;
 use crate::link::Links;
 use crate::listener::bind::NotBound;
 use crate::listener::{Handover, ListenerSet, Port, Purpose, Room, Server, shared_proxy, wanted};
@@ -54,6 +55,8 @@ pub struct GatewayDeps {
     /// Where connections for the federation process go.
     pub handover: mpsc::Sender<Handover>,
     pub room: Room,
+    /// Inherited from the process before us, and kept for the one after.
+    pub sockets: Sockets,
     /// For connections and nothing else: its end is the end of the drain.
     pub tasks: TaskTracker,
 }
@@ -96,8 +99,17 @@ impl Gateway {
         let (upstream, connector) = (Upstream::new(resolver.clone()), LinkConnector::new(links.clone()));
         let plane = Arc::new(Plane { views, balancer, links, upstream, resolver, metrics, access_log });
         let proxy = shared_proxy(RequestPath::new(plane.clone()), connector, &tasks).await?;
-        let server =
-            Server::new(proxy, plane, deps.registry, deps.trust, &deps.svid, deps.handover, tasks, deps.room);
+        let server = Server::new(
+            proxy,
+            plane,
+            deps.registry,
+            deps.trust,
+            &deps.svid,
+            deps.handover,
+            tasks,
+            deps.room,
+            deps.sockets,
+        );
         let mesh = settings.mesh.map(|address| Port::open(&server, address, Purpose::Mesh)).transpose()?;
         let east_west = Port::open(&server, settings.east_west, Purpose::EastWest)?;
         let listeners = ListenerSet::new(server.clone());
@@ -146,6 +158,9 @@ impl Gateway {
             let view = views.borrow_and_update().clone();
             self.cut_strangers(&view);
             self.listen(&view).await;
+            if view.snapshot.generation > Generation::default() {
+                self.server.sockets().forget_unclaimed();
+            }
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 changed = views.changed() => if changed.is_err() { return shutdown.cancelled().await },

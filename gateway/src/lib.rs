@@ -14,6 +14,7 @@ pub mod filter;
 mod forward_proxy;
 pub mod gateway;
 pub mod headers;
+pub mod host;
 pub mod link;
 pub mod listener;
 pub mod logging;

@@ -10,6 +10,7 @@ use federation::control::Report;
 use federation::snapshot::{Generation, Snapshot};
 use gateway::balancer::{LinkState, Reachability as _};
 use gateway::gateway::{Gateway, GatewayDeps, Settings};
+use gateway::host::Sockets;
 use gateway::link::{LinkParts, Links, ReplicaId};
 use gateway::listener::{HANDOVERS_MAX, Handover, Room};
 use gateway::plane::Plane;
@@ -117,6 +118,7 @@ impl TestGateway {
             access_log: AccessLog::new(log.clone()),
             handover,
             room: Room::of_this_process(),
+            sockets: Sockets::none(),
             tasks: TaskTracker::new(),
         });
         let gateway = gateway.await.expect("a gateway on free ports");

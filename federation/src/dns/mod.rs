@@ -25,6 +25,6 @@ mod zone;
 
 pub use answer::{Answer, Code, Kind, Question, Record, TTL_SECONDS, Value, answer};
 pub use name::QueryName;
-pub use server::{Server, TCP_CLIENTS_MAX};
+pub use server::{Server, TCP_CLIENTS_MAX, bind};
 pub use wire::{Carrier, respond};
 pub use zone::Zone;

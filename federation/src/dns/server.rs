@@ -42,17 +42,16 @@ pub struct Server {
 impl Server {
     /// Binds both sockets; with port 0 the system chooses one port for both.
     pub async fn build(address: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> io::Result<Self> {
-        let mut attempts = if address.port() == 0 { BIND_ATTEMPTS } else { 1 };
-        loop {
-            let udp = UdpSocket::bind(address).await?;
-            let local_addr = udp.local_addr()?;
-            attempts -= 1;
-            match TcpListener::bind(local_addr).await {
-                Ok(tcp) => return Ok(Self { udp, tcp, local_addr, snapshots }),
-                Err(taken) if taken.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
-                Err(error) => return Err(error),
-            }
-        }
+        Self::on(bind(address).await?, snapshots)
+    }
+
+    /// Serves on sockets that somebody else opened, both at one address.
+    pub fn on(
+        (udp, tcp): (UdpSocket, TcpListener),
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> io::Result<Self> {
+        let local_addr = udp.local_addr()?;
+        Ok(Self { udp, tcp, local_addr, snapshots })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -75,6 +74,20 @@ impl Server {
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = serving => {}
+        }
+    }
+}
+
+/// UDP and TCP at one address; with port 0 the system chooses one port for both.
+pub async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut attempts = if address.port() == 0 { BIND_ATTEMPTS } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(address).await?;
+        attempts -= 1;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(taken) if taken.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
+            Err(error) => return Err(error),
         }
     }
 }

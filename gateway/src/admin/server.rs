@@ -26,7 +26,7 @@ const BODY_BYTES_MAX: usize = 4 << 20;
 /// What the admin API shows and changes.
 #[derive(Debug)]
 pub struct AdminDeps {
-    pub address: SocketAddr,
+    pub listener: std::net::TcpListener,
     pub cookie: Cookie,
     pub operator: Operator,
     pub inspected: Inspected,
@@ -60,7 +60,7 @@ pub(super) struct Context {
     pub(super) ready: Arc<AtomicBool>,
 }
 
-/// A bound admin listener.
+/// The admin API on its listener.
 #[derive(Debug)]
 pub struct Admin {
     listener: std::net::TcpListener,
@@ -69,10 +69,8 @@ pub struct Admin {
 
 impl Admin {
     pub fn build(deps: AdminDeps) -> std::io::Result<Self> {
-        let listener = std::net::TcpListener::bind(deps.address)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let AdminDeps { cookie, operator, inspected, audit, ready, .. } = deps;
+        let address = deps.listener.local_addr()?;
+        let AdminDeps { listener, cookie, operator, inspected, audit, ready } = deps;
         let (cookie, inspected) = (Arc::new(cookie), Arc::new(inspected));
         let context = Context { address, cookie, operator, inspected, audit, ready };
         Ok(Self { listener, context })

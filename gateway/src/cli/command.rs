@@ -3,10 +3,17 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use federation::config::ConfigErrors;
 
 use super::client::Client;
 use super::output::Format;
 use super::{config, demo, documents, expose, output, peer, run, status, svid};
+use crate::host::CutOff;
+
+/// As for wrong arguments: trying again does not help.
+const WRONG_CONFIGURATION: u8 = 2;
+/// Told to stop a second time.
+const CUT_OFF: u8 = 3;
 
 /// Connects clusters: one name for a service, wherever it runs, over mutual TLS.
 #[derive(Debug, Parser)]
@@ -63,8 +70,19 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             output::error(&error);
-            ExitCode::FAILURE
+            exit_code(&error)
         }
+    }
+}
+
+/// What a service manager and a script need to tell apart; `isthmus run --help` lists them.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<ConfigErrors>() {
+        ExitCode::from(WRONG_CONFIGURATION)
+    } else if error.is::<CutOff>() {
+        ExitCode::from(CUT_OFF)
+    } else {
+        ExitCode::FAILURE
     }
 }
 

@@ -124,6 +124,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
+    use crate::host::{SocketName, Sockets};
 
     #[test]
     fn room_follows_the_descriptors() {
@@ -144,7 +145,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_no_room_is_closed_and_counted() {
-        let listener = bind::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener =
+            bind::listen(&Sockets::none(), SocketName::Mesh, "127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, held, refused) = (CancellationToken::new(), Mutex::new(Vec::new()), AtomicUsize::new(0));
         let room = Arc::new(Semaphore::new(1));

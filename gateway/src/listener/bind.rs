@@ -3,8 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use federation::dns;
+use federation::model::Transport;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use crate::host::{SocketName, Sockets};
 
 /// Connections that the kernel holds while all our tasks are busy.
 const BACKLOG: i32 = 1024;
@@ -21,9 +25,27 @@ pub struct NotBound {
     pub remedy: String,
 }
 
-/// Binds and listens; must be called within the runtime.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, NotBound> {
-    open(address).map_err(|reason| NotBound::new(address, reason))
+/// Binds and listens, or goes on with what was inherited; must be called within the runtime.
+pub fn listen(sockets: &Sockets, name: SocketName, address: SocketAddr) -> Result<TcpListener, NotBound> {
+    let listener = open_std(sockets, name, address).and_then(TcpListener::from_std);
+    listener.map_err(|reason| NotBound::new(address, reason))
+}
+
+/// The same, for a runtime that comes later.
+pub fn listen_std(
+    sockets: &Sockets,
+    name: SocketName,
+    address: SocketAddr,
+) -> Result<std::net::TcpListener, NotBound> {
+    open_std(sockets, name, address).map_err(|reason| NotBound::new(address, reason))
+}
+
+/// Both sockets of a DNS server, inherited or bound.
+pub async fn listen_dns(
+    sockets: &Sockets,
+    address: SocketAddr,
+) -> Result<(UdpSocket, TcpListener), NotBound> {
+    open_dns(sockets, address).await.map_err(|reason| NotBound::new(address, reason))
 }
 
 impl NotBound {
@@ -33,18 +55,49 @@ impl NotBound {
     }
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of the process before us may still be in TIME_WAIT.
-    socket.set_reuse_address(true)?;
+fn open_std(sockets: &Sockets, name: SocketName, address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    if let Some(inherited) = sockets.take(name, Transport::Tcp, address)? {
+        // A unit may have set a shorter queue.
+        inherited.listen(BACKLOG)?;
+        return Ok(inherited.into());
+    }
+    let socket = bound(address, Type::STREAM)?;
+    socket.listen(BACKLOG)?;
+    if address.port() != 0 {
+        sockets.keep(Transport::Tcp, address, || Ok(socket.try_clone()?.into()));
+    }
+    Ok(socket.into())
+}
+
+async fn open_dns(sockets: &Sockets, address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    if address.port() == 0 {
+        return dns::bind(address).await;
+    }
+    let udp = match sockets.take(SocketName::Dns, Transport::Udp, address)? {
+        Some(inherited) => inherited,
+        None => {
+            let socket = bound(address, Type::DGRAM)?;
+            sockets.keep(Transport::Udp, address, || Ok(socket.try_clone()?.into()));
+            socket
+        }
+    };
+    let tcp = open_std(sockets, SocketName::Dns, address)?;
+    Ok((UdpSocket::from_std(udp.into())?, TcpListener::from_std(tcp)?))
+}
+
+fn bound(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if kind == Type::STREAM {
+        // Connections of the process before us may still be in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+    }
     if address.is_ipv6() {
         // 0.0.0.0 and [::] are two listeners, so that each means what it says.
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 /// What every accepted or dialled stream gets: no delay for small frames, and an end to the dead.
@@ -76,20 +129,24 @@ fn remedy(address: SocketAddr, kind: io::ErrorKind) -> String {
 mod tests {
     use super::*;
 
+    fn mesh(address: SocketAddr) -> Result<TcpListener, NotBound> {
+        listen(&Sockets::none(), SocketName::Mesh, address)
+    }
+
     #[tokio::test]
     async fn a_taken_socket_says_what_to_do() {
-        let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let first = mesh("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = first.local_addr().unwrap();
-        let refused = listen(address).unwrap_err();
+        let refused = mesh(address).unwrap_err();
         assert_eq!(refused.reason.kind(), io::ErrorKind::AddrInUse);
         assert!(refused.to_string().contains(&format!("sport = :{}", address.port())), "{refused}");
         drop(first);
-        listen(address).unwrap();
+        mesh(address).unwrap();
     }
 
     #[tokio::test]
     async fn an_address_of_nobody_says_so() {
-        let refused = listen("192.0.2.1:80".parse().unwrap()).unwrap_err();
+        let refused = mesh("192.0.2.1:80".parse().unwrap()).unwrap_err();
         assert!(refused.remedy.contains("no interface") || refused.remedy.contains("CAP_NET"), "{refused}");
     }
 }

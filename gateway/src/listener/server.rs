@@ -19,6 +19,7 @@ use super::{client, virtual_port};
 use crate::clock;
 use crate::connection::ConnectionKind;
 use crate::destination::DestinationKey;
+use crate::host::{SocketName, Sockets};
 use crate::link::{self, Links};
 use crate::plane::Plane;
 use crate::proxy::RequestPath;
@@ -48,6 +49,7 @@ pub(crate) struct Server {
     pub(super) handover: mpsc::Sender<Handover>,
     pub(super) tasks: TaskTracker,
     pub(super) room: Room,
+    pub(super) sockets: Sockets,
     /// Of strangers at the port between clusters.
     pub(super) handshakes: Arc<Handshakes>,
     /// Cancelled when the process drains: who has not said anything yet is not waited for.
@@ -66,6 +68,15 @@ impl Purpose {
             Self::Virtual(_) => Entrance::Virtual,
         }
     }
+
+    pub(super) fn socket_name(&self) -> SocketName {
+        match self {
+            Self::Mesh => SocketName::Mesh,
+            Self::EastWest => SocketName::EastWest,
+            Self::Ingress(_) => SocketName::Ingress,
+            Self::Virtual(_) => SocketName::Virtual,
+        }
+    }
 }
 
 impl Server {
@@ -79,6 +90,7 @@ impl Server {
         handover: mpsc::Sender<Handover>,
         tasks: TaskTracker,
         room: Room,
+        sockets: Sockets,
     ) -> Arc<Self> {
         Arc::new(Self {
             mesh_tls: server_config(&trust, svid, ClientAuth::Optional, CLIENT_ALPN),
@@ -96,6 +108,7 @@ impl Server {
             tasks,
             handshakes: Handshakes::within(room.links().available_permits()),
             room,
+            sockets,
             draining: CancellationToken::new(),
         })
     }
@@ -114,6 +127,10 @@ impl Server {
 
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    pub(crate) fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     pub(crate) fn tasks(&self) -> &TaskTracker {

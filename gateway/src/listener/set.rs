@@ -68,7 +68,7 @@ impl Port {
         address: SocketAddr,
         purpose: Purpose,
     ) -> Result<Self, NotBound> {
-        let listener = bind::listen(address)?;
+        let listener = bind::listen(&server.sockets, purpose.socket_name(), address)?;
         let bound = listener.local_addr().map_err(|reason| NotBound {
             address,
             reason,
@@ -143,7 +143,10 @@ impl ListenerSet {
     pub(crate) async fn reconcile(&mut self, Wanted { sockets: wanted, not_carried }: &Wanted) -> bool {
         let plan =
             Plan::new(wanted, |address| self.open.get(address).map(|port| port.assignment.load_full()));
-        self.close(self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect()).await;
+        let unwanted: Vec<_> =
+            self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
+        unwanted.iter().for_each(|address| self.server.sockets.forget(Transport::Tcp, *address));
+        self.close(unwanted).await;
         for (address, assignment) in plan.turn {
             if let Some(port) = self.open.get(&address) {
                 let before = port.assignment.swap(Arc::new(assignment));
