@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use federation::control::Report;
@@ -74,6 +75,10 @@ pub enum BuildError {
 const RETRY: Duration = Duration::from_secs(5);
 /// Peers need a few round trips to reach another replica, where there is one.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
+/// For those who came last, when those of before took all the time.
+const LAST_TIME_MIN: Duration = Duration::from_secs(5);
+/// Between two looks whether the connections of before have ended.
+const FINISHED_POLL: Duration = Duration::from_millis(50);
 /// What is cut at the end of a drain needs a moment to unwind.
 const CUT_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -195,8 +200,13 @@ impl Gateway {
         self.known = known;
     }
 
-    /// The order in which a data plane ends: stop accepting, say goodbye, finish, cut the rest.
+    /// The order in which a data plane ends: clients of before where others can still be served, stop
+    /// accepting, say goodbye, finish, cut the rest.
     async fn drain(mut self) {
+        let started = clock::now();
+        if self.server.sockets().outlive_us() {
+            let _in_time = timeout(self.settings.drain_time, self.finish_clients_of_before()).await;
+        }
         for port in self.mesh.take().into_iter().chain([self.east_west]) {
             port.close().await;
         }
@@ -206,10 +216,34 @@ impl Gateway {
         self.server.registry().drain(|connection| connection.origin() == Origin::Accepted);
         let tasks = self.server.tasks().clone();
         tasks.close();
-        if timeout(self.settings.drain_time, tasks.wait()).await.is_err() {
+        let spent = clock::now().saturating_duration_since(started);
+        let left = self.settings.drain_time.saturating_sub(spent).max(LAST_TIME_MIN);
+        if timeout(left.min(self.settings.drain_time), tasks.wait()).await.is_err() {
             let cut = self.server.registry().cut(|connection| connection.origin() == Origin::Accepted);
             tracing::warn!(connections = cut, "cut off what had not finished in time");
             let _unwound = timeout(CUT_TIME_MAX, tasks.wait()).await;
+        }
+    }
+
+    /// Where sockets stay open after us, newcomers would wait in their queues for the next process, for as
+    /// long as the slowest request of somebody else. So they are served as long as those of before are.
+    async fn finish_clients_of_before(&self) {
+        let (links, newest) = (self.east_west.owner(), AtomicU64::new(0));
+        let is_client = |connection: &Connection| {
+            connection.origin() == Origin::Accepted && connection.owner() != &*links
+        };
+        self.server.start_client_drain();
+        self.server.registry().drain(|connection| {
+            let drained = is_client(connection);
+            if drained {
+                newest.fetch_max(connection.id(), Ordering::Relaxed);
+            }
+            drained
+        });
+        let newest = newest.into_inner();
+        let of_before = |connection: &Connection| connection.id() <= newest && is_client(connection);
+        while self.server.registry().count(of_before) > 0 {
+            tokio::time::sleep(FINISHED_POLL).await;
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Ends that nobody notices: idle connections close at once, requests finish, new ones go elsewhere.
+//! Ends that nobody notices: idle connections close soon, requests finish, new ones go elsewhere.
 
 use bytes::Bytes;
+use gateway::host::Sockets;
 use h2::client::SendRequest;
 use http::Request;
 use tests::{HttpEcho, Scene, TestGateway, TestTrustDomain, eventually, within};
@@ -48,7 +49,7 @@ async fn said_goodbye(requests: &SendRequest<Bytes>) {
 }
 
 #[tokio::test]
-async fn an_idle_http1_connection_ends_at_once_and_a_request_under_way_is_answered() {
+async fn an_idle_http1_connection_ends_soon_and_a_request_under_way_is_answered() {
     let (http, _scene, mut gateway) = world().await;
     let mut idle = gateway.client().await;
     assert_eq!(idle.get(WEB, "/").await.unwrap().status, 200);
@@ -65,6 +66,36 @@ async fn an_idle_http1_connection_ends_at_once_and_a_request_under_way_is_answer
     assert_eq!(within("the end", busy.stream.read(&mut [0; 1])).await.unwrap(), 0);
     gateway.ended().await;
     assert_eq!(gateway.registry.count(|_| true), 0);
+}
+
+#[tokio::test]
+async fn newcomers_are_served_as_long_as_those_of_before_where_sockets_outlive_us() {
+    let domain = TestTrustDomain::new("onprem");
+    let http = HttpEcho::start().await;
+    let mut scene = Scene::new("onprem", &domain);
+    scene.service("web.shop", "80=http", http.address()).export("web.shop");
+    let (store, _kept) = std::sync::mpsc::channel();
+    let sockets = Sockets::new(Vec::new(), Some(store));
+    let mut gateway = TestGateway::start_keeping("onprem", &domain, &mut scene, sockets).await;
+    let mut busy = gateway.client().await;
+    busy.stream.write_all(format!("GET /held HTTP/1.1\r\nHost: {WEB}\r\n\r\n").as_bytes()).await.unwrap();
+    eventually("the request is at the endpoint", || http.held() == 1).await;
+
+    gateway.shut_down();
+    within("a newcomer is told that it does not stay", async {
+        loop {
+            let answer = gateway.client().await.get(WEB, "/").await.unwrap();
+            assert_eq!(answer.status, 200);
+            if answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+                break;
+            }
+        }
+    })
+    .await;
+    http.release();
+    assert_eq!(within("the answer", busy.answer(false)).await.unwrap().status, 200);
+    gateway.ended().await;
+    assert!(std::net::TcpStream::connect(gateway.mesh).is_err(), "nobody else has the socket here");
 }
 
 #[tokio::test]
@@ -147,7 +178,7 @@ async fn who_introduces_itself_while_the_drain_begins_is_drained_too() {
         (tls, slow)
     });
     let _open = within("the handshake", drained).await.unwrap();
-    let soon = std::time::Duration::from_secs(4);
+    let soon = std::time::Duration::from_secs(8);
     assert!(tokio::time::timeout(soon, gateway.ended()).await.is_ok(), "an idle connection was waited for");
 }
 

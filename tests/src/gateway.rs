@@ -65,7 +65,19 @@ impl TestGateway {
         trust: TrustStore,
         scene: &mut Scene,
     ) -> Self {
-        Self::start_with(cluster, domain, trust, scene.snapshot()).await
+        Self::start_with(cluster, domain, trust, scene.snapshot(), Sockets::none()).await
+    }
+
+    /// Something outside keeps its sockets open when it ends, or would.
+    pub async fn start_keeping(
+        cluster: &str,
+        domain: &TestTrustDomain,
+        scene: &mut Scene,
+        sockets: Sockets,
+    ) -> Self {
+        let trust = TrustStore::new();
+        trust.put(domain.bundle()).expect("a first bundle");
+        Self::start_with(cluster, domain, trust, scene.snapshot(), sockets).await
     }
 
     /// As a process is before its sources have spoken.
@@ -73,7 +85,8 @@ impl TestGateway {
         let trust = TrustStore::new();
         trust.put(domain.bundle()).expect("a first bundle");
         let local = local_cluster(cluster, domain);
-        Self::start_with(cluster, domain, trust, Arc::new(Snapshot::empty(Arc::new(local)))).await
+        Self::start_with(cluster, domain, trust, Arc::new(Snapshot::empty(Arc::new(local))), Sockets::none())
+            .await
     }
 
     async fn start_with(
@@ -81,6 +94,7 @@ impl TestGateway {
         domain: &TestTrustDomain,
         trust: TrustStore,
         first: Arc<Snapshot>,
+        sockets: Sockets,
     ) -> Self {
         let (snapshots, following) = watch::channel(first);
         let (report, reports) = mpsc::channel(federation::control::REPORTS_MAX);
@@ -118,7 +132,7 @@ impl TestGateway {
             access_log: AccessLog::new(log.clone()),
             handover,
             room: Room::of_this_process(),
-            sockets: Sockets::none(),
+            sockets,
             tasks: TaskTracker::new(),
         });
         let gateway = gateway.await.expect("a gateway on free ports");

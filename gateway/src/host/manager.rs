@@ -151,7 +151,8 @@ impl Talk {
         let Phase::Running { watched, told_ready, next_look, last } = &mut self.phase else { return };
         if !*told_ready && watched.ready.load(Ordering::Relaxed) {
             *told_ready = true;
-            *next_look = now;
+            // The next look is the first one of a new measure, and has nothing to be compared with.
+            (*next_look, *last) = (now, None);
             info!("the service manager is told that we are ready");
             notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
         }

@@ -30,7 +30,7 @@ pub(super) async fn serve(server: &Arc<Server>, owner: &str, accepted: Accepted,
     let mut stream = Peekable::new(stream);
     let first = tokio::select! {
         biased;
-        () = server.draining.cancelled() => return,
+        () = server.draining_for_long() => return,
         first = timeout(FIRST_BYTE_TIME_MAX, stream.peek_more()) => first,
     };
     if !matches!(first, Ok(Ok(1..))) {

@@ -158,7 +158,7 @@ fn identify(
     if server.registry().count(of_this_peer) >= LINKS_PER_PEER_MAX {
         return Err("links_of_peer");
     }
-    let connection = server.open(owner, Some(peer)).map_err(|_untrusted| "link_untrusted")?;
+    let connection = server.open_link(owner, peer).map_err(|_untrusted| "link_untrusted")?;
     let kind = ConnectionKind::Link(cluster);
     let facts = Facts::new(stream.get_ref().get_ref(), connection, kind, Some(session));
     Ok(ConnectionIo::new(tls, facts))

@@ -1,7 +1,7 @@
 //! HTTP/1.1 on one stream: pingora's keep-alive loop, with three things that it lacks.
 //!
-//! We wait for the head of each request ourselves. So an idle connection ends at once when it is to
-//! drain, a head that trickles in has a deadline and a bound, and CONNECT is taken out before
+//! We wait for the head of each request ourselves. So an idle connection ends soon when it is to drain,
+//! a head that trickles in has a deadline and a bound, and CONNECT is taken out before
 //! `HttpProxy`, which cannot tunnel, sees it (notes/pingora 9.5, 9.7).
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::opening::{Opening, head_end};
 use super::server::Server;
-use super::{WRITE_STALL_MAX, http2};
+use super::{LINGER, WRITE_STALL_MAX, http2};
 use crate::answer::Refusal;
 use crate::connection::{ConnectionIo, Transport, until_drained};
 use crate::forward_proxy;
@@ -89,7 +89,7 @@ async fn next_request<S: Transport>(
     if io.head().is_empty() {
         let first = tokio::select! {
             biased;
-            () = until_drained(&mut drain) => return Err(NoRequest::Ended),
+            () = until_drained_for_long(&mut drain) => return Err(NoRequest::Ended),
             first = timeout(patience, io.peek_more()) => first,
         };
         match first {
@@ -98,6 +98,11 @@ async fn next_request<S: Transport>(
         }
     }
     timeout(HEAD_TIME_MAX, whole_head(io)).await.unwrap_or(Err(NoRequest::HeadSlow))
+}
+
+async fn until_drained_for_long(drain: &mut watch::Receiver<bool>) {
+    until_drained(drain).await;
+    tokio::time::sleep(LINGER).await;
 }
 
 async fn whole_head<S: Transport>(io: &mut ConnectionIo<S>) -> Result<Opening, NoRequest> {
@@ -201,13 +206,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_ends_who_waits_and_not_who_has_begun() {
+    async fn a_drain_ends_who_is_silent_and_not_who_speaks() {
         let (mut io, connection, _client) = accepted().await;
         let drained = connection.drained();
         let started = started();
         let (verdict, ()) =
             tokio::join!(next_request(&mut io, KEEPALIVE, drained), async { connection.drain() });
-        assert_eq!((verdict, started.elapsed()), (Err(NoRequest::Ended), Duration::ZERO));
+        assert_eq!((verdict, started.elapsed()), (Err(NoRequest::Ended), LINGER));
 
         let (mut io, connection, mut client) = accepted().await;
         client.write_all(b"GET / HT").await.unwrap();
@@ -215,6 +220,15 @@ mod tests {
         connection.drain();
         client.write_all(b"TP/1.1\r\n\r\n").await.unwrap();
         assert_eq!(next_request(&mut io, KEEPALIVE, connection.drained()).await, Ok(Opening::Http1));
+
+        let (mut io, connection, mut client) = accepted().await;
+        connection.drain();
+        let speaks = async {
+            tokio::time::sleep(LINGER / 2).await;
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        };
+        let (verdict, ()) = tokio::join!(next_request(&mut io, KEEPALIVE, connection.drained()), speaks);
+        assert_eq!(verdict, Ok(Opening::Http1));
     }
 
     #[expect(clippy::disallowed_methods, reason = "the paused clock of a test")]

@@ -36,3 +36,7 @@ pub(crate) use shared_proxy::shared_proxy;
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// A client that takes no byte of an answer for so long is gone, and holds up memory (U3).
 const WRITE_STALL_MAX: Duration = Duration::from_secs(300);
+/// A drain waits so long for whoever has connected, or was told before that the connection stays open: what
+/// they say now is answered, and only then they hear that it ends. Else their request would meet a closed
+/// connection, and not every client may send it again.
+const LINGER: Duration = Duration::from_secs(1);

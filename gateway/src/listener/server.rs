@@ -15,7 +15,7 @@ use trust_bundle::{
 use super::accept::{Accepted, Room};
 use super::east_west::{self, Handover};
 use super::handshakes::Handshakes;
-use super::{client, virtual_port};
+use super::{LINGER, client, virtual_port};
 use crate::clock;
 use crate::connection::ConnectionKind;
 use crate::destination::DestinationKey;
@@ -52,8 +52,10 @@ pub(crate) struct Server {
     pub(super) sockets: Sockets,
     /// Of strangers at the port between clusters.
     pub(super) handshakes: Arc<Handshakes>,
-    /// Cancelled when the process drains: who has not said anything yet is not waited for.
-    pub(super) draining: CancellationToken,
+    /// Cancelled when clients are to finish what they have begun.
+    draining: CancellationToken,
+    /// The same for links, which carry what clients have begun.
+    leaving: CancellationToken,
 }
 
 /// The ALPNs of clients that do TLS with the gateway.
@@ -110,6 +112,7 @@ impl Server {
             room,
             sockets,
             draining: CancellationToken::new(),
+            leaving: CancellationToken::new(),
         })
     }
 
@@ -142,9 +145,21 @@ impl Server {
         self.plane.refused(entrance, reason);
     }
 
+    /// Clients that come from now on are told that their connection does not stay.
+    pub(crate) fn start_client_drain(&self) {
+        self.draining.cancel();
+    }
+
     /// No longer waits for whoever has not said anything yet.
     pub(crate) fn start_drain(&self) {
         self.draining.cancel();
+        self.leaving.cancel();
+    }
+
+    /// Has a drain given everybody the time to say what he came for.
+    pub(super) async fn draining_for_long(&self) {
+        self.draining.cancelled().await;
+        tokio::time::sleep(LINGER).await;
     }
 
     /// Serves one connection to its end, in a task of its own.
@@ -162,13 +177,26 @@ impl Server {
         });
     }
 
-    /// Registers an accepted connection.
-    ///
+    /// Registers an accepted connection of a client.
+    pub(super) fn open(&self, owner: &str, peer: Option<PeerIdentity>) -> Result<Arc<Connection>, Untrusted> {
+        self.register(owner, peer, &self.draining)
+    }
+
+    /// Registers an accepted link.
+    pub(super) fn open_link(&self, owner: &str, peer: PeerIdentity) -> Result<Arc<Connection>, Untrusted> {
+        self.register(owner, Some(peer), &self.leaving)
+    }
+
     /// Trust may have been removed between the handshake and this moment; whoever removed it has cut
     /// what was listed by then, so we look once more now that we are.
-    pub(super) fn open(&self, owner: &str, peer: Option<PeerIdentity>) -> Result<Arc<Connection>, Untrusted> {
+    fn register(
+        &self,
+        owner: &str,
+        peer: Option<PeerIdentity>,
+        draining: &CancellationToken,
+    ) -> Result<Arc<Connection>, Untrusted> {
         let connection = self.registry.open(Origin::Accepted, owner, peer);
-        if self.draining.is_cancelled() {
+        if draining.is_cancelled() {
             // Whoever began the drain has asked those that were listed by then.
             connection.drain();
         }

@@ -104,6 +104,11 @@ impl Port {
         self.address
     }
 
+    /// How the registry calls its connections.
+    pub(crate) fn owner(&self) -> Arc<str> {
+        self.assignment.load().owner.clone()
+    }
+
     /// Closes the socket; returns when it can be bound again. Its connections live on.
     pub(crate) async fn close(self) -> Arc<Assignment> {
         self.stop.cancel();
