@@ -19,7 +19,7 @@ use trust_bundle::{BuiltinCa, CaError, CaSettings, Registry, SvidHandle, TrustCo
 use crate::catalog::{AddressPool, CatalogDriver, InvalidPool, Loading};
 use crate::clock;
 use crate::config::directory::DirectorySource;
-use crate::config::{AppliedDocuments, Config, StoreConfig};
+use crate::config::{AppliedDocuments, Config};
 use crate::control::{
     ControlPlane, REPORTS_MAX, Report, SIGNING_REQUESTS_MAX, SigningRequest, Unbound, keep_renewed,
 };
@@ -29,8 +29,7 @@ use crate::model::GatewayAddress;
 use crate::peering::addresses::AddressRules;
 use crate::peering::{self, HandedOver, Peering, PeeringTasks};
 use crate::snapshot::{Generation, LocalCluster};
-use crate::store::embedded::{ChangeLog, OpenError};
-use crate::store::{Embedded, Fault, Store, expire_leases};
+use crate::store::{self, Fault, OpenError, Store, expire_leases};
 
 pub use crate::operator::{Invitation, Operator, OperatorError};
 
@@ -108,9 +107,9 @@ impl Federation {
     /// Opens store and CA and reads back what they hold; starts nothing.
     pub async fn build(deps: FederationDeps<'_>) -> Result<(Self, Handles), StartError> {
         let FederationDeps { config, advertise, registry, tasks } = deps;
-        let StoreConfig::Embedded { path: data } = &config.store;
+        let data = &config.data;
         make_private(data)?;
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(data, ChangeLog::default(), clock::unix_now())?);
+        let store = store::open(config, clock::unix_now()).await?;
         let (issuer, trust) = open_ca(config, data)?;
         let federation_svid = SvidHandle::new(issuer.issue_role(Role::Federation)?);
         let join_svid = SvidHandle::new(issuer.issue_role(Role::Join)?);

@@ -6,6 +6,7 @@
 mod cluster;
 mod documents;
 mod echo;
+mod etcd;
 mod eventually;
 mod gateway;
 mod http1;
@@ -17,6 +18,7 @@ mod trust;
 pub use cluster::{Exported, TestCluster};
 pub use documents::{export_document, service_documents, slice_document};
 pub use echo::{EchoServer, GREETING, HttpEcho};
+pub use etcd::{EtcdShape, TestEtcd};
 pub use eventually::{eventually, within};
 pub use gateway::TestGateway;
 pub use http1::{Answer, Http1};

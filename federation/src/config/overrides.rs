@@ -10,7 +10,7 @@ use super::tree::{Given, Tree, unknown};
 
 const PREFIX: &str = "ISTHMUS_";
 /// What the commands themselves read; not settings of a process.
-const RESERVED: &[&str] = &["ISTHMUS_ADMIN", "ISTHMUS_LOG"];
+const RESERVED: &[&str] = &["ISTHMUS_ADMIN", "ISTHMUS_ETCD", "ISTHMUS_ETCDCTL", "ISTHMUS_LOG"];
 
 /// Settings from outside the file, in the order in which they were given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub(super) fn variable(setting: &Setting) -> String {
 
 fn put(tree: &mut Tree, setting: &Setting, value: &str) {
     let given = match setting.kind {
-        Kind::GatewayAddresses => {
+        Kind::GatewayAddresses | Kind::Endpoints => {
             Given::List(value.split(',').map(|entry| entry.trim().to_owned()).collect())
         }
         _ => Given::Text(value.to_owned()),

@@ -13,6 +13,8 @@ pub(super) enum Kind {
     IpAddress,
     /// A list of `host:port`.
     GatewayAddresses,
+    /// A list of URLs.
+    Endpoints,
     Network,
     Duration,
 }
@@ -55,6 +57,36 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("locality.zone", Kind::Text, Value(""), "Zone within the region"),
     setting("locality.subZone", Kind::Text, Value(""), "Part of the zone, for example a rack"),
     setting("store.embedded.path", Kind::Path, Value("./data"), "Directory of the embedded store; mode 0700"),
+    setting(
+        "store.etcd.endpoints",
+        Kind::Endpoints,
+        Derived("none, the embedded store is used"),
+        "Client URLs of the etcd of this cluster, all its members; instead of store.embedded",
+    ),
+    setting(
+        "store.etcd.prefix",
+        Kind::Text,
+        Value("/isthmus/v1/"),
+        "Where in that etcd everything of this cluster is; begins and ends with '/'",
+    ),
+    setting(
+        "store.etcd.tls.ca",
+        Kind::Path,
+        Derived("none; needed for https"),
+        "File with the CA of etcd's certificates, PEM",
+    ),
+    setting(
+        "store.etcd.tls.cert",
+        Kind::Path,
+        Derived("none, no client certificate"),
+        "File with the client certificate, PEM; its common name is the user in etcd",
+    ),
+    setting(
+        "store.etcd.tls.key",
+        Kind::Path,
+        Derived("none, no client certificate"),
+        "File with the key of the client certificate, PEM, readable by its owner alone",
+    ),
     setting(
         "data",
         Kind::Path,
@@ -159,13 +191,16 @@ pub(super) fn is_section(path: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
+/// Letters that may be wrong in a mistyped path; a short one that is half wrong is something else.
+const MISTAKES_MAX: usize = 4;
+
 /// The known path nearest to a mistyped one.
 pub(super) fn nearest(path: &str) -> Option<&'static str> {
     let candidates = SETTINGS.iter().map(|setting| setting.path);
     candidates
         .map(|known| (distance(path, known), known))
         .min()
-        .filter(|(distance, _)| *distance <= 4)
+        .filter(|(distance, known)| *distance <= MISTAKES_MAX.min(known.len() / 3))
         .map(|(_, known)| known)
 }
 
@@ -196,6 +231,7 @@ mod tests {
             ("trustdomain", Some("trustDomain")),
             ("dns.addr", Some("dns.address")),
             ("something.else.entirely", None),
+            ("port", None),
         ] {
             assert_eq!(nearest(typed), meant, "{typed}");
         }

@@ -13,6 +13,7 @@ use trust_bundle::TrustDomain;
 use super::error::{ConfigError, ConfigErrors};
 use super::overrides::Overrides;
 use super::settings::{self, Fallback};
+use super::store::StoreConfig;
 use super::tree::{self, Given, Tree, wrong};
 use crate::catalog::AddressPool;
 use crate::model::{ClusterName, GatewayAddress, Host, Locality};
@@ -47,13 +48,6 @@ pub struct Config {
     pub dns: SocketAddr,
     pub admin: SocketAddr,
     pub trust: TrustConfig,
-}
-
-/// Where a cluster keeps what it must remember.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum StoreConfig {
-    Embedded { path: PathBuf },
 }
 
 /// Where the two roles of a cluster meet, if they run in processes of their own.
@@ -122,7 +116,7 @@ impl Config {
 
     fn validate(reader: &mut Reader<'_>) -> Self {
         let cluster = reader.name("cluster");
-        let store = StoreConfig::Embedded { path: reader.path("store.embedded.path") };
+        let store = StoreConfig::validate(reader);
         let data = reader.path_or("data", store.directory());
         Self {
             trust_domain: reader.trust_domain("trustDomain", &cluster),
@@ -187,14 +181,6 @@ impl GatewayConfig {
     }
 }
 
-impl StoreConfig {
-    /// Where the store is on this machine, if it is.
-    fn directory(&self) -> Option<&Path> {
-        let Self::Embedded { path } = self;
-        Some(path)
-    }
-}
-
 impl ControlConfig {
     fn validate(reader: &mut Reader<'_>) -> Self {
         Self {
@@ -240,14 +226,14 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// Reads typed settings and collects what is wrong; a wrong one stands for its default meanwhile.
-struct Reader<'a> {
-    tree: &'a Tree,
+pub(super) struct Reader<'a> {
+    pub(super) tree: &'a Tree,
     directory: &'a Path,
-    errors: &'a mut Vec<ConfigError>,
+    pub(super) errors: &'a mut Vec<ConfigError>,
 }
 
 impl Reader<'_> {
-    fn given(&self, path: &str) -> Option<&str> {
+    pub(super) fn given(&self, path: &str) -> Option<&str> {
         match self.tree.get(path)? {
             Given::Text(text) => Some(text),
             Given::List(_) => None,
@@ -262,7 +248,7 @@ impl Reader<'_> {
     }
 
     /// The given value if it is valid, else the default.
-    fn parse<T>(&mut self, path: &str, parse: impl Fn(&str) -> Result<T, String>) -> T {
+    pub(super) fn parse<T>(&mut self, path: &str, parse: impl Fn(&str) -> Result<T, String>) -> T {
         if let Some(given) = self.given(path) {
             match parse(given) {
                 Ok(value) => return value,
@@ -288,7 +274,7 @@ impl Reader<'_> {
         self.parse(path, |text| ClusterName::try_from(text).map_err(|error| error.to_string()))
     }
 
-    fn path(&mut self, path: &str) -> PathBuf {
+    pub(super) fn path(&mut self, path: &str) -> PathBuf {
         let directory = self.directory.to_owned();
         self.parse(path, |text| match text {
             "" => Err("is empty".to_owned()),

@@ -354,9 +354,9 @@ pub async fn leases_take_their_keys_along(subject: &mut impl Subject) {
 
 pub async fn kept_leases_live_on(subject: &mut impl Subject) {
     let store = subject.store();
-    let lease = store.grant(Duration::from_secs(3), subject.now()).await.unwrap();
+    let lease = store.grant(Duration::from_secs(8), subject.now()).await.unwrap();
     store.commit(Transaction::new().put_leased(key("a"), "1", lease)).await.unwrap();
-    for _ in 0..4 {
+    for _ in 0..10 {
         subject.advance(Duration::from_secs(1)).await;
         store.keep_alive(lease, subject.now()).await.unwrap();
     }

@@ -84,7 +84,7 @@ pub struct Changes {
 /// `restored` is one higher. Whoever remembered a revision of another `restored` must not trust it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StoreIdentity {
-    /// 32 hexadecimal digits, drawn when the store was created.
+    /// Hexadecimal digits, drawn when the store was created; for etcd the id of its cluster.
     pub id: String,
     pub restored: u64,
 }

@@ -103,6 +103,14 @@ pub enum Fault {
     /// Reads still work; writes need room first (E17).
     #[error("the store is full: {0}; hint: free some space, reads and traffic go on meanwhile")]
     NoSpace(String),
+    /// Needs an operator: the store knows us, and does not let us.
+    #[error("the store refuses it: {0}; hint: give the user of our client certificate its role in etcd")]
+    Denied(String),
+    /// Needs an operator: what answers is not the store that we knew, or an earlier state of it (E18).
+    #[error(
+        "the store cannot be trusted: {0}; hint: look at `isthmus store status`, then `isthmus store accept`"
+    )]
+    Suspicious(String),
     /// Needs an operator.
     #[error("the store is damaged: {0}; hint: restore a backup with `isthmus store restore`")]
     Corrupt(String),

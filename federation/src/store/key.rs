@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 /// Longer keys are a mistake: the longest of ours is a document's, below 400 bytes.
 const KEY_BYTES_MAX: usize = 512;
 
@@ -11,7 +13,8 @@ const KEY_BYTES_MAX: usize = 512;
 pub struct Key(Arc<str>);
 
 /// What a listing, a watch or a deletion covers; ends with '/', so that `peer/a` never means `peer/ab`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
 pub struct Prefix(Arc<str>);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

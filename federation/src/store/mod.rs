@@ -1,8 +1,8 @@
 //! What a cluster must remember: peers, imports, trust, allocations, applied documents, leases.
 //!
-//! One trait with etcd's semantics and one implementation for a single process, `Embedded`; etcd is the
-//! second. Both pass the same battery. Values are versioned by `codec` and found under typed `keys`;
-//! neither knows which store holds them.
+//! One trait with etcd's semantics and two implementations: `Embedded` for a single process, `Etcd` for
+//! several. Both pass the same battery. Values are versioned by `codec` and found under typed `keys`;
+//! neither knows which store holds them. `open` opens the one that is configured.
 //!
 //! ```text
 //! revision  1 ──── 2 ──── 3 ──── 4 ──── 5 ──►     one counter for the whole store
@@ -14,6 +14,7 @@
 
 pub mod codec;
 pub mod embedded;
+pub mod etcd;
 pub mod keys;
 
 mod change;
@@ -21,6 +22,7 @@ mod contract;
 mod expiry;
 mod fenced;
 mod key;
+mod opening;
 mod transaction;
 
 #[cfg(any(test, feature = "test-battery"))]
@@ -32,9 +34,11 @@ pub use contract::{
     CommitError, Fault, LeaseError, Listing, PageError, Pages, Store, Watch, WatchEnd, list_all,
 };
 pub use embedded::Embedded;
+pub use etcd::Etcd;
 pub use expiry::expire_leases;
 pub use fenced::{Fence, Fenced};
 pub use key::{InvalidKey, Key, Prefix};
+pub use opening::{OpenError, open};
 pub use transaction::{
     Compare, InvalidTransaction, OPERATIONS_MAX, Operation, TRANSACTION_BYTES_MAX, Transaction,
     VALUE_BYTES_MAX,
