@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "trust-bundle/src/token",
     "federation/src/model",
     "federation/src/snapshot.rs",
+    "federation/src/sparing.rs",
     "federation/src/catalog/mod.rs",
     "federation/src/catalog/addresses.rs",
     "federation/src/catalog/admission.rs",
@@ -77,6 +78,7 @@ const PURE: &[&str] = &[
     "gateway/src/link/message.rs",
     "gateway/src/link/path.rs",
     "gateway/src/link/plan.rs",
+    "gateway/src/overload/pressure.rs",
     "gateway/src/windows.rs",
 ];
 
@@ -94,7 +96,7 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Modules of federation that the data plane may use outside `app.rs` and `cli/`.
-const SEAM: &[&str] = &["model", "snapshot", "health", "dns", "control", "pace"];
+const SEAM: &[&str] = &["model", "snapshot", "sparing", "health", "dns", "control", "pace"];
 
 const FILE_LINES_MAX: usize = 700;
 const CONTENTS_PAGE_LINES_MAX: usize = 120;

@@ -21,4 +21,5 @@ pub mod operator;
 pub mod pace;
 pub mod peering;
 pub mod snapshot;
+pub mod sparing;
 pub mod store;

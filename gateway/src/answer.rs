@@ -9,8 +9,12 @@ use pingora_proxy::Session;
 use crate::balancer::NoEndpoint;
 use crate::fault::Fault;
 use crate::headers;
+use crate::overload::Resource;
 use crate::router::NoRoute;
 use crate::telemetry::Flag;
+
+/// Overload comes and goes in seconds.
+const RETRY_AFTER_SECONDS: usize = 1;
 
 /// Why a request or a tunnel gets no answer from an application.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,13 +43,23 @@ impl Refusal {
         Self { status, fault: Some(Fault::Reset), reason: "timeout", message: message.into() }
     }
 
+    /// This process is short of something; another one, or this one a little later, may do better.
+    pub fn overload(short: Resource) -> Self {
+        let message = format!("the gateway is short of {}; hint: try again later", short.as_str());
+        Self { reason: short.reason(), ..Self::fault(Fault::Overloaded, message) }
+    }
+
     /// What went wrong, in Envoy's letters.
     pub fn flag(&self) -> Option<Flag> {
         match self.fault {
             None => (self.status == StatusCode::BAD_REQUEST).then_some(Flag::DownstreamProtocolError),
             Some(Fault::NotFound) => Some(Flag::NoRouteFound),
             Some(Fault::NoEndpoint) => Some(Flag::NoHealthyUpstream),
-            Some(Fault::Overloaded) => Some(Flag::UpstreamOverflow),
+            // Ours names what is short; else a peer's gateway, or all streams to it, are.
+            Some(Fault::Overloaded) if self.reason == Fault::Overloaded.as_str() => {
+                Some(Flag::UpstreamOverflow)
+            }
+            Some(Fault::Overloaded) => Some(Flag::Overload),
             Some(Fault::Connect | Fault::Draining) => Some(Flag::UpstreamConnectionFailure),
             Some(Fault::Reset) if self.status == StatusCode::GATEWAY_TIMEOUT => {
                 Some(Flag::UpstreamRequestTimeout)
@@ -73,6 +87,9 @@ impl Refusal {
         head.insert_header(header::CACHE_CONTROL, "no-store")?;
         if let Some(fault) = self.fault {
             head.insert_header(headers::FAULT, fault.as_str())?;
+        }
+        if self.fault == Some(Fault::Overloaded) {
+            head.insert_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)?;
         }
         let bodiless = session.req_header().method == http::Method::HEAD;
         session.write_response_header(Box::new(head), bodiless).await?;
@@ -137,6 +154,13 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
         assert!(answer.contains("isthmus-fault: not-found\r\n"), "{answer}");
         assert!(answer.ends_with("Content-Length: 19\r\nConnection: close\r\nisthmus-fault: not-found\r\n\r\nisthmus: not found\n"), "{answer}");
+
+        for (refusal, flag) in [
+            (Refusal::overload(Resource::Memory), Flag::Overload),
+            (Refusal::fault(Fault::Overloaded, "no stream is free"), Flag::UpstreamOverflow),
+        ] {
+            assert_eq!((refusal.status.as_u16(), refusal.flag()), (503, Some(flag)));
+        }
 
         let own = Refusal::new(StatusCode::BAD_REQUEST, "bad-request", "bad request");
         assert!(!own.to_stream().headers().contains_key("isthmus-fault"));

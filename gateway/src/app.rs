@@ -33,6 +33,7 @@ use crate::gateway::{Gateway, GatewayDeps, Settings};
 use crate::host::{Pulse, ServiceManager, SocketName, Sockets, Watched, inherited, signalled};
 use crate::link::{LinkParts, Links, ReplicaId};
 use crate::listener::{HANDOVERS_MAX, Handover, Room, Service, bind};
+use crate::overload::{self, Guard};
 use crate::telemetry::{AccessLog, AuditLog, Decision, LineLog, LineWriter, Metrics, Output};
 use crate::windows::Windows;
 
@@ -147,6 +148,7 @@ impl Process {
             handover: handing,
             room: Room::of_this_process(),
             sockets: sockets.clone(),
+            overload: Guard::of_this_process(overload::Settings::default()),
             tasks: TaskTracker::new(),
         })
         .await?;

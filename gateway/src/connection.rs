@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -81,13 +82,15 @@ pub struct LinkTunnel {
 }
 
 /// The connection that a request came on, and how to route it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Entry {
     pub connection: Arc<Connection>,
     pub kind: ConnectionKind,
     /// Where the connection comes from; none where the socket was gone before we could ask.
     pub client: Option<SocketAddr>,
     pub tls: bool,
+    /// Requests on it that could be read as such.
+    pub requests: AtomicU64,
 }
 
 /// The connection behind a digest: of a downstream session, or of an upstream one.
@@ -128,7 +131,8 @@ impl Facts {
         // Both are lazy; asked later, the descriptor might already be someone else's.
         socket_digest.local_addr();
         let client = socket_digest.peer_addr().and_then(|address| address.as_inet()).copied();
-        let entry = Arc::new(Entry { connection, kind, client, tls: tls.is_some() });
+        let entry =
+            Arc::new(Entry { connection, kind, client, tls: tls.is_some(), requests: AtomicU64::new(0) });
         Self {
             proxy_digest: proxy_digest(&entry),
             entry,
@@ -141,7 +145,9 @@ impl Facts {
 
     /// The same connection for a stream inside it whose requests are routed in another way.
     pub fn inside(&self, kind: ConnectionKind) -> Self {
-        let entry = Arc::new(Entry { kind, ..Entry::clone(&self.entry) });
+        let Entry { connection, client, tls, .. } = &*self.entry;
+        let (connection, requests) = (connection.clone(), AtomicU64::new(0));
+        let entry = Arc::new(Entry { connection, kind, client: *client, tls: *tls, requests });
         Self { proxy_digest: proxy_digest(&entry), entry, ..self.clone() }
     }
 

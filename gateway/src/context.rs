@@ -13,6 +13,7 @@ use crate::connection::{Entry, LinkTunnel};
 use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::headers::LinkHeaders;
+use crate::overload::Admission;
 use crate::snapshot::View;
 use crate::telemetry::ResponseFlags;
 
@@ -87,6 +88,8 @@ pub struct Context {
     /// Proven on the connection that carries the attempt.
     pub upstream_identity: Option<SpiffeId>,
     pub flags: ResponseFlags,
+    /// Its place among the requests under way.
+    pub admission: Option<Admission>,
 }
 
 impl Context {
@@ -107,6 +110,7 @@ impl Context {
             peer_fault: None,
             upstream_identity: None,
             flags: ResponseFlags::NONE,
+            admission: None,
         }
     }
 

@@ -23,7 +23,8 @@ use crate::host::Sockets;
 use crate::link::Links;
 use crate::listener::bind::NotBound;
 use crate::listener::{Handover, ListenerSet, Port, Purpose, Room, Server, shared_proxy, wanted};
-use crate::plane::Plane;
+use crate::overload::Guard;
+use crate::plane::{Plane, Strangers};
 use crate::proxy::RequestPath;
 use crate::snapshot::{CurrentView, View};
 use crate::telemetry::{AccessLog, Metrics};
@@ -58,6 +59,7 @@ pub struct GatewayDeps {
     pub room: Room,
     /// Inherited from the process before us, and kept for the one after.
     pub sockets: Sockets,
+    pub overload: Guard,
     /// For connections and nothing else: its end is the end of the drain.
     pub tasks: TaskTracker,
 }
@@ -102,7 +104,19 @@ impl Gateway {
         let views = CurrentView::new(snapshots.borrow().clone());
         let (balancer, resolver) = (Balancer::new(clock::now()), Resolver::default());
         let (upstream, connector) = (Upstream::new(resolver.clone()), LinkConnector::new(links.clone()));
-        let plane = Arc::new(Plane { views, balancer, links, upstream, resolver, metrics, access_log });
+        let strangers = Strangers::default();
+        let overload = deps.overload;
+        let plane = Arc::new(Plane {
+            views,
+            balancer,
+            links,
+            upstream,
+            resolver,
+            metrics,
+            access_log,
+            overload,
+            strangers,
+        });
         let proxy = shared_proxy(RequestPath::new(plane.clone()), connector, &tasks).await?;
         let server = Server::new(
             proxy,
@@ -144,7 +158,16 @@ impl Gateway {
     }
 
     /// Follows the snapshot until `shutdown`, and then drains.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(self, shutdown: CancellationToken) {
+        let plane = self.server.plane().clone();
+        tokio::select! {
+            () = self.work(shutdown) => {}
+            // Also while it drains.
+            () = plane.overload.watch(&plane.metrics) => {}
+        }
+    }
+
+    async fn work(mut self, shutdown: CancellationToken) {
         let plane = self.server.plane().clone();
         let reports = self.reports.clone();
         let following = plane.views.follow(self.snapshots.clone(), shutdown.clone(), |view| {

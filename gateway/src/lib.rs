@@ -18,6 +18,7 @@ pub mod host;
 pub mod link;
 pub mod listener;
 pub mod logging;
+pub mod overload;
 pub mod peekable;
 pub mod plane;
 pub mod proxy;

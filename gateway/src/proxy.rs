@@ -1,7 +1,7 @@
 //! The table of contents of a request: what happens to it, in the order in which it happens.
 //!
 //! ```text
-//!  request_filter           who calls, strip what it may not say, route ─► or refuse
+//!  request_filter           who calls, strip what it may not say, route, is there room ─► or refuse
 //!  request_body_filter      per chunk: refuse trailers
 //!  upstream_peer            per try: balancer ─► endpoint, or a stream on a link
 //!  upstream_request_filter  per try: origin form, what this target is told
@@ -12,6 +12,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -58,6 +59,7 @@ impl RequestPath {
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
         };
         let entry = session.digest().and_then(entry_of).cloned().ok_or_else(internal)?;
+        entry.requests.fetch_add(1, Ordering::Relaxed);
         ctx.entry = Some(entry.clone());
         let view = self.plane.views.load();
         let request = session.req_header_mut();
@@ -70,6 +72,7 @@ impl RequestPath {
             Refusal::from(why)
         };
         ctx.destination = Some(routed.map_err(no_route)?);
+        ctx.admission = Some(self.plane.admit(entry.kind.entrance())?);
         Ok(())
     }
 
@@ -407,6 +410,10 @@ fn explain(error: &Error, ctx: &mut Context) -> Option<Refusal> {
             | ErrorType::ConnectionClosed
             | ErrorType::WriteTimedout,
         ) => None,
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
+            let message = "the rest of the request did not come in time";
+            Some(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request-slow", message))
+        }
         (ErrorSource::Downstream, _) => {
             Some(Refusal::new(StatusCode::BAD_REQUEST, "bad-request", "bad request"))
         }

@@ -13,6 +13,7 @@ use gateway::gateway::{Gateway, GatewayDeps, Settings};
 use gateway::host::Sockets;
 use gateway::link::{LinkParts, Links, ReplicaId};
 use gateway::listener::{HANDOVERS_MAX, Handover, Room};
+use gateway::overload::{self, Guard};
 use gateway::plane::Plane;
 use gateway::telemetry::{AccessLog, LineLog, Memory, Metrics, Output};
 use gateway::windows::Windows;
@@ -51,6 +52,21 @@ pub struct TestGateway {
     running: JoinHandle<()>,
 }
 
+/// How much a gateway takes on.
+#[derive(Debug)]
+pub struct Bounds {
+    pub room: Room,
+    pub overload: Guard,
+    pub sockets: Sockets,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        let overload = Guard::of_this_process(overload::Settings::default());
+        Self { room: Room::of_this_process(), overload, sockets: Sockets::none() }
+    }
+}
+
 impl TestGateway {
     /// Trusts its own domain; `trust.put` adds others.
     pub async fn start(cluster: &str, domain: &TestTrustDomain, scene: &mut Scene) -> Self {
@@ -65,7 +81,19 @@ impl TestGateway {
         trust: TrustStore,
         scene: &mut Scene,
     ) -> Self {
-        Self::start_with(cluster, domain, trust, scene.snapshot(), Sockets::none()).await
+        Self::start_with(cluster, domain, trust, scene.snapshot(), Bounds::default()).await
+    }
+
+    /// With less room than this machine has.
+    pub async fn start_within(
+        bounds: Bounds,
+        cluster: &str,
+        domain: &TestTrustDomain,
+        scene: &mut Scene,
+    ) -> Self {
+        let trust = TrustStore::new();
+        trust.put(domain.bundle()).expect("a first bundle");
+        Self::start_with(cluster, domain, trust, scene.snapshot(), bounds).await
     }
 
     /// Something outside keeps its sockets open when it ends, or would.
@@ -75,9 +103,7 @@ impl TestGateway {
         scene: &mut Scene,
         sockets: Sockets,
     ) -> Self {
-        let trust = TrustStore::new();
-        trust.put(domain.bundle()).expect("a first bundle");
-        Self::start_with(cluster, domain, trust, scene.snapshot(), sockets).await
+        Self::start_within(Bounds { sockets, ..Bounds::default() }, cluster, domain, scene).await
     }
 
     /// As a process is before its sources have spoken.
@@ -85,8 +111,8 @@ impl TestGateway {
         let trust = TrustStore::new();
         trust.put(domain.bundle()).expect("a first bundle");
         let local = local_cluster(cluster, domain);
-        Self::start_with(cluster, domain, trust, Arc::new(Snapshot::empty(Arc::new(local))), Sockets::none())
-            .await
+        let nothing = Arc::new(Snapshot::empty(Arc::new(local)));
+        Self::start_with(cluster, domain, trust, nothing, Bounds::default()).await
     }
 
     async fn start_with(
@@ -94,7 +120,7 @@ impl TestGateway {
         domain: &TestTrustDomain,
         trust: TrustStore,
         first: Arc<Snapshot>,
-        sockets: Sockets,
+        bounds: Bounds,
     ) -> Self {
         let (snapshots, following) = watch::channel(first);
         let (report, reports) = mpsc::channel(federation::control::REPORTS_MAX);
@@ -131,8 +157,9 @@ impl TestGateway {
             metrics: metrics.clone(),
             access_log: AccessLog::new(log.clone()),
             handover,
-            room: Room::of_this_process(),
-            sockets,
+            room: bounds.room,
+            overload: bounds.overload,
+            sockets: bounds.sockets,
             tasks: TaskTracker::new(),
         });
         let gateway = gateway.await.expect("a gateway on free ports");

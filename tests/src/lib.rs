@@ -20,7 +20,7 @@ pub use documents::{export_document, service_documents, slice_document};
 pub use echo::{EchoServer, GREETING, HttpEcho};
 pub use etcd::{EtcdShape, TestEtcd};
 pub use eventually::{eventually, within};
-pub use gateway::TestGateway;
+pub use gateway::{Bounds, TestGateway};
 pub use http1::{Answer, Http1};
 pub use http2::{Answered, Http2, Http2Echo, Seen};
 pub use load::{Connections, Load, LoadReport, RunningLoad};

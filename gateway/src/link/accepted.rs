@@ -77,6 +77,12 @@ pub(super) async fn serve(
     Ok(())
 }
 
+/// A link has one control stream; whoever opens more is answered so, and counts for nothing.
+pub(super) fn refuse_another(session: HttpSession) {
+    // The dialler may be gone already.
+    let _ = Stream { session, decoder: Decoder::default() }.refuse(409);
+}
+
 async fn converse(
     peer: &ClusterName,
     stream: &mut Stream,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trust_bundle::{PeerIdentity, Registry, SvidHandle, TrustStore};
 
-use super::accepted::{self, Announced, Ended};
+use super::accepted::{self, Announced};
 use super::dial::Dialer;
 use super::establish::Establisher;
 use super::keeper::Keeper;
@@ -131,7 +131,10 @@ impl Links {
     /// Serves the control stream that a peer's gateway opened on a link.
     pub async fn serve_control(&self, peer: ClusterName, session: HttpSession, facts: Facts) {
         let connection = facts.connection().clone();
-        let _listed = Listed::enter(&self.shared, AcceptedLink::new(&peer, &facts));
+        let Some(_listed) = Listed::enter(&self.shared, AcceptedLink::new(&peer, &facts)) else {
+            tracing::debug!(%peer, connection = connection.id(), "a second control stream is refused");
+            return accepted::refuse_another(session);
+        };
         if let Some(lender) = self.lender(&peer) {
             lender.seen.notify_one();
         }
@@ -144,14 +147,14 @@ impl Links {
             served = accepted::serve(&peer, session, &connection, announced) => served,
             () = accepted::cut_when_expired(connection.clone()) => return,
         };
-        match served {
-            Ok(()) => {}
-            Err(Ended::Silent) => {
-                tracing::info!(%peer, connection = connection.id(), "an accepted link is silent, it is cut");
-                connection.cut();
-            }
-            Err(error) => tracing::info!(%peer, connection = connection.id(), %error, "control stream ended"),
+        let Err(error) = served else { return };
+        // Nobody would notice any more that the link is silent, too old, or to be left. One that drains
+        // has its own end, and requests on it may still be finished.
+        let cut = !*connection.drained().borrow();
+        if cut {
+            connection.cut();
         }
+        tracing::info!(%peer, connection = connection.id(), %error, cut, "the control stream of a link broke");
     }
 
     /// What is known of the paths and links to and from all peers.
@@ -310,10 +313,15 @@ struct Listed<'a> {
 }
 
 impl<'a> Listed<'a> {
-    fn enter(shared: &'a Shared, link: AcceptedLink) -> Self {
+    /// None if the link has a control stream already.
+    fn enter(shared: &'a Shared, link: AcceptedLink) -> Option<Self> {
         let id = link.id;
-        shared.accepted.lock().insert(id, link);
-        Self { shared, id }
+        let mut accepted = shared.accepted.lock();
+        if accepted.contains_key(&id) {
+            return None;
+        }
+        accepted.insert(id, link);
+        Some(Self { shared, id })
     }
 }
 

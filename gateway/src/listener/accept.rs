@@ -33,19 +33,24 @@ pub struct Accepted {
 #[derive(Debug, Clone)]
 pub struct Room {
     clients: Arc<Semaphore>,
+    clients_max: usize,
     links: Arc<Semaphore>,
+    links_max: usize,
 }
 
 /// Most of the room, unless the process may hold fewer descriptors.
 const CLIENTS_MAX: usize = 65_536;
 /// Links and streams for the federation process: few, long-lived, and the last that may be refused.
 const LINKS_MAX: usize = 4_096;
+/// Of one peer, where there is much room.
+const LINKS_PER_PEER_MAX: usize = 256;
 /// A proxied connection takes two descriptors, and files, sockets and probes need some too.
 const DESCRIPTORS_A_CONNECTION: usize = 3;
 
 impl Room {
     pub fn new(clients: usize, links: usize) -> Self {
-        Self { clients: Arc::new(Semaphore::new(clients)), links: Arc::new(Semaphore::new(links)) }
+        let room = |places| Arc::new(Semaphore::new(places));
+        Self { clients: room(clients), clients_max: clients, links: room(links), links_max: links }
     }
 
     /// As much as this process may hold descriptors for, where the system says how many those are.
@@ -67,10 +72,20 @@ impl Room {
     pub fn links(&self) -> &Arc<Semaphore> {
         &self.links
     }
+
+    /// Links that one peer may hold open: it must not take the room of the others (notes/trust 4.4).
+    pub fn links_per_peer(&self) -> usize {
+        LINKS_PER_PEER_MAX.min(self.links_max / 2).max(1)
+    }
+
+    /// Is less than an eighth of the room for clients left.
+    pub fn is_nearly_full(&self) -> bool {
+        self.clients.available_permits() < self.clients_max.div_ceil(8)
+    }
 }
 
 /// The soft limit of open files in the text of `/proc/self/limits`.
-fn descriptors(limits: &str) -> Option<usize> {
+pub(crate) fn descriptors(limits: &str) -> Option<usize> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
@@ -80,7 +95,7 @@ pub async fn accept(
     listener: TcpListener,
     room: Arc<Semaphore>,
     stop: CancellationToken,
-    refused: impl Fn(),
+    refused: impl Fn(SocketAddr),
     serve: impl Fn(Accepted),
 ) {
     loop {
@@ -94,7 +109,7 @@ pub async fn accept(
                 // A stream that cannot be tuned is gone already.
                 Ok(slot) if bind::tune(&stream).is_ok() => serve(Accepted { stream, from, slot }),
                 Ok(_slot) => {}
-                Err(_full) => refused(),
+                Err(_full) => refused(from),
             },
             Err(error) if is_of_one_connection(error.kind()) => {}
             Err(error) => {
@@ -154,7 +169,7 @@ mod tests {
             listener,
             room.clone(),
             stop.clone(),
-            || _ = refused.fetch_add(1, Ordering::Relaxed),
+            |_| _ = refused.fetch_add(1, Ordering::Relaxed),
             |accepted| held.lock().push(accepted),
         );
         let clients = async {

@@ -10,6 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::accept::Accepted;
+use super::handshakes::why_no_handshake;
 use super::server::Server;
 use super::{HANDSHAKE_TIME_MAX, http1, http2};
 use crate::connection::{ConnectionIo, ConnectionKind, Facts};
@@ -26,15 +27,18 @@ type Tls = TlsStream<BufReader<Peekable<TcpStream>>>;
 
 /// Serves TLS and plaintext on one port, by the first byte.
 pub(super) async fn serve(server: &Arc<Server>, owner: &str, accepted: Accepted, kind: ConnectionKind) {
-    let Accepted { stream, slot: _slot, .. } = accepted;
+    let Accepted { stream, from, slot: _slot } = accepted;
     let mut stream = Peekable::new(stream);
     let first = tokio::select! {
         biased;
         () = server.draining_for_long() => return,
         first = timeout(FIRST_BYTE_TIME_MAX, stream.peek_more()) => first,
     };
-    if !matches!(first, Ok(Ok(1..))) {
-        return;
+    match first {
+        Ok(Ok(1..)) => {}
+        // Whoever only looks whether somebody listens is no news.
+        Ok(Ok(0) | Err(_)) => return,
+        Err(_elapsed) => return server.refused(Entrance::Mesh, "first_byte_slow", Some(from)),
     }
     if Opening::of(stream.head()) == Some(Opening::Tls) {
         serve_tls(server, owner, stream, kind).await;
@@ -54,15 +58,18 @@ pub(super) async fn serve_plain(server: &Arc<Server>, owner: &str, accepted: Acc
 }
 
 async fn serve_tls(server: &Arc<Server>, owner: &str, stream: Peekable<TcpStream>, kind: ConnectionKind) {
+    let from = stream.get_ref().peer_addr().ok();
     let stream = BufReader::with_capacity(READ_BUFFER, stream);
     let handshake = TlsAcceptor::from(server.mesh_tls.clone()).accept(stream);
-    let Ok(Ok(tls)) = timeout(HANDSHAKE_TIME_MAX, handshake).await else {
-        return server.refused(Entrance::Mesh, "client_handshake");
+    let tls = match timeout(HANDSHAKE_TIME_MAX, handshake).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return server.refused(Entrance::Mesh, why_no_handshake(&error), from),
+        Err(_elapsed) => return server.refused(Entrance::Mesh, "handshake_slow", from),
     };
     let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = match identify(server, owner, tls, kind) {
         Ok(io) => io,
-        Err(reason) => return server.refused(Entrance::Mesh, reason),
+        Err(reason) => return server.refused(Entrance::Mesh, reason, from),
     };
     if http2 {
         http2::serve(server, io, http2::Role::Clients).await;

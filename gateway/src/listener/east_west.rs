@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 use trust_bundle::{Connection, SpiffeId};
 
 use super::accept::{Accepted, Slot};
-use super::handshakes::Introduction;
+use super::handshakes::{Introduction, why_no_handshake};
 use super::server::Server;
 use super::{HANDSHAKE_TIME_MAX, client_hello, http2};
 use crate::connection::{ConnectionIo, ConnectionKind, Facts};
@@ -40,8 +40,6 @@ use crate::write_through::write_through;
 pub const HANDOVERS_MAX: usize = 64;
 /// pingora buffers what it accepts by as much; rustls alone would read in steps of 4 KiB.
 const READ_BUFFER: usize = 64 * 1024;
-/// Links that one peer may hold open (notes/trust 4.4): it must not take the room of the others.
-const LINKS_PER_PEER_MAX: usize = 256;
 
 /// Whom a server name asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +85,12 @@ type Link = ConnectionIo<TlsStream<BufReader<Peekable<TcpStream>>>>;
 pub(super) async fn serve(server: &Arc<Server>, owner: &str, accepted: Accepted) {
     let Accepted { stream, from, slot } = accepted;
     let Some(introduction) = server.handshakes.begin(from.ip()) else {
-        return server.refused(Entrance::Link, "handshakes_of_source");
+        return server.refused(Entrance::Link, "handshakes_of_source", Some(from));
     };
     let mut stream = Peekable::new(stream);
     let name = match client_hello::server_name(&mut stream).await {
         Ok(name) => name,
-        Err(nameless) => return server.refused(Entrance::Link, nameless.reason()),
+        Err(nameless) => return server.refused(Entrance::Link, nameless.reason(), Some(from)),
     };
     let view = server.plane().views.load();
     match Service::of(&name, &view.snapshot.cluster.name) {
@@ -101,13 +99,15 @@ pub(super) async fn serve(server: &Arc<Server>, owner: &str, accepted: Accepted)
             let stream = HandedOver { stream, _slot: slot };
             match server.handover.try_send(Handover { service, from, stream }) {
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(_)) => server.refused(Entrance::Link, "handover_full"),
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    server.refused(Entrance::Link, "handover_full", Some(from))
+                }
                 Err(mpsc::error::TrySendError::Closed(_)) => {
-                    server.refused(Entrance::Link, "handover_closed")
+                    server.refused(Entrance::Link, "handover_closed", Some(from));
                 }
             }
         }
-        None => server.refused(Entrance::Link, "sni_unknown"),
+        None => server.refused(Entrance::Link, "sni_unknown", Some(from)),
     }
 }
 
@@ -118,15 +118,18 @@ async fn serve_link(
     _slot: Slot,
     introduction: Introduction,
 ) {
+    let from = stream.get_ref().peer_addr().ok();
     let stream = BufReader::with_capacity(READ_BUFFER, stream);
     let handshake = TlsAcceptor::from(server.link_tls.clone()).accept(stream);
-    let Ok(Ok(tls)) = timeout(HANDSHAKE_TIME_MAX, handshake).await else {
-        return server.refused(Entrance::Link, "link_handshake");
+    let tls = match timeout(HANDSHAKE_TIME_MAX, handshake).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return server.refused(Entrance::Link, why_no_handshake(&error), from),
+        Err(_elapsed) => return server.refused(Entrance::Link, "handshake_slow", from),
     };
     let protocol = tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec).unwrap_or_default();
     let io = match identify(server, owner, tls) {
         Ok(io) => io,
-        Err(reason) => return server.refused(Entrance::Link, reason),
+        Err(reason) => return server.refused(Entrance::Link, reason, from),
     };
     drop(introduction);
     let connection = io.connection().clone();
@@ -134,7 +137,7 @@ async fn serve_link(
         match protocol.as_slice() {
             link::ALPN_HTTP => http2::serve(server, io, http2::Role::Link).await,
             link::ALPN_TUNNEL => tunnel::serve(server, io).await,
-            _ => server.refused(Entrance::Link, "link_protocol"),
+            _ => server.refused(Entrance::Link, "link_protocol", from),
         }
     };
     tokio::select! {
@@ -153,12 +156,14 @@ fn identify(
     let peer = server.peer(session).map_err(|rejection| rejection.reason())?.ok_or("link_anonymous")?;
     let cluster =
         peer_with_gateway(&server.plane().views.load().snapshot, peer.id()).ok_or("not_a_gateway")?;
+    let id = peer.id().clone();
+    let connection = server.open_link(owner, peer).map_err(|_untrusted| "link_untrusted")?;
     let of_this_peer =
-        |link: &Connection| link.owner() == owner && link.peer().is_some_and(|held| held.id() == peer.id());
-    if server.registry().count(of_this_peer) >= LINKS_PER_PEER_MAX {
+        |link: &Connection| link.owner() == owner && link.peer().is_some_and(|held| *held.id() == id);
+    // Counted with this one among them, so that no two slip in together.
+    if server.registry().count(of_this_peer) > server.room.links_per_peer() {
         return Err("links_of_peer");
     }
-    let connection = server.open_link(owner, peer).map_err(|_untrusted| "link_untrusted")?;
     let kind = ConnectionKind::Link(cluster);
     let facts = Facts::new(stream.get_ref().get_ref(), connection, kind, Some(session));
     Ok(ConnectionIo::new(tls, facts))

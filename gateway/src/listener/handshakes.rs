@@ -4,11 +4,13 @@
 //! One machine that opens connections and says nothing must not take all of them from the peers.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use federation::model::Network;
 use parking_lot::Mutex;
+use trust_bundle::Rejection;
 
 /// As notes/trust 4.4 has it: a site with many gateways behind one address stays far below.
 const PER_SOURCE_MAX: usize = 64;
@@ -45,6 +47,18 @@ impl Handshakes {
         }
         *count += 1;
         Some(Introduction { handshakes: self.clone(), source })
+    }
+}
+
+/// Why a TLS handshake came to nothing, as a bounded word for metrics.
+pub(super) fn why_no_handshake(error: &io::Error) -> &'static str {
+    match Rejection::in_io(error) {
+        Some(rejection) => {
+            tracing::debug!(%rejection, "a certificate was refused");
+            rejection.reason()
+        }
+        None if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => "handshake_broken",
+        None => "handshake_closed",
     }
 }
 

@@ -5,6 +5,7 @@
 //! `HttpProxy`, which cannot tunnel, sees it (notes/pingora 9.5, 9.7).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -25,6 +26,8 @@ use crate::forward_proxy;
 const FIRST_BYTE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between two requests.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// An idle connection looks so often whether its place is needed more by others.
+const LOOK: Duration = Duration::from_secs(5);
 /// From the first byte of a request to the end of its head, however slowly it trickles.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 /// As large as an HTTP/2 header list may be here.
@@ -39,8 +42,12 @@ const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 /// Why no request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NoRequest {
-    /// Idle, drained, closed or gone: nobody waits for an answer.
+    /// Drained, closed or gone: nobody waits for an answer.
     Ended,
+    /// Nothing was said for as long as we wait.
+    Silent,
+    /// The stream ended in the middle of a head.
+    HeadCut,
     HeadSlow,
     HeadLarge,
 }
@@ -48,23 +55,41 @@ enum NoRequest {
 /// Serves whatever HTTP arrives on a stream: HTTP/2 by preface, CONNECT, or HTTP/1.1.
 pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S>) {
     let drain = io.connection().drained();
+    let entry = io.facts().entry().clone();
+    let refused = |reason| server.refused(entry.kind.entrance(), reason, entry.client);
     let mut io = Box::new(io);
     let mut settings: Option<HttpPersistentSettings> = None;
     let mut patience = FIRST_BYTE_TIME_MAX;
     loop {
-        match next_request(&mut io, patience, drain.clone()).await {
+        match next_request(&mut io, patience, || server.is_short(), drain.clone()).await {
             Ok(Opening::Http1) => {}
             Ok(Opening::Connect) => return Box::pin(forward_proxy::serve(server, *io)).await,
             Ok(Opening::Http2) if settings.is_none() => {
                 return Box::pin(http2::serve(server, *io, http2::Role::Clients)).await;
             }
-            Ok(Opening::Http2 | Opening::Tls) => return refuse(*io, StatusCode::BAD_REQUEST).await,
-            Err(NoRequest::HeadSlow) => return refuse(*io, StatusCode::REQUEST_TIMEOUT).await,
+            Ok(Opening::Http2 | Opening::Tls) => {
+                refused("protocol_unexpected");
+                return refuse(*io, StatusCode::BAD_REQUEST).await;
+            }
+            Err(NoRequest::HeadSlow) => {
+                refused("head_slow");
+                return refuse(*io, StatusCode::REQUEST_TIMEOUT).await;
+            }
             Err(NoRequest::HeadLarge) => {
+                refused("head_large");
                 return refuse(*io, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).await;
             }
-            Err(NoRequest::Ended) => return io.end().await,
+            Err(NoRequest::HeadCut) => {
+                refused("head_cut");
+                return io.end().await;
+            }
+            Err(NoRequest::Silent) if settings.is_none() => {
+                refused("first_byte_slow");
+                return io.end().await;
+            }
+            Err(NoRequest::Silent | NoRequest::Ended) => return io.end().await,
         }
+        let requests = entry.requests.load(Ordering::Relaxed);
         let mut session = ServerSession::new_http1(io);
         match settings.take() {
             Some(settings) => settings.apply_to_session(&mut session),
@@ -72,7 +97,12 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
         }
         session.set_write_timeout(Some(WRITE_STALL_MAX));
         session.set_total_drain_timeout(Some(UNWANTED_BODY_TIME_MAX));
-        let Some(finished) = server.proxy().process_new_http(session, &drain).await else { return };
+        let finished = server.proxy().process_new_http(session, &drain).await;
+        if entry.requests.load(Ordering::Relaxed) == requests {
+            // pingora has answered it by itself, if at all.
+            refused("request_malformed");
+        }
+        let Some(finished) = finished else { return };
         let (stream, persistent) = finished.consume();
         settings = persistent;
         patience = KEEPALIVE;
@@ -83,18 +113,24 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
 /// Waits until a whole request head is there, and leaves it where it is.
 async fn next_request<S: Transport>(
     io: &mut ConnectionIo<S>,
-    patience: Duration,
+    mut patience: Duration,
+    is_short: impl Fn() -> bool,
     mut drain: watch::Receiver<bool>,
 ) -> Result<Opening, NoRequest> {
-    if io.head().is_empty() {
+    let mut drained = std::pin::pin!(until_drained_for_long(&mut drain));
+    while io.head().is_empty() {
+        let look = patience.min(LOOK);
         let first = tokio::select! {
             biased;
-            () = until_drained_for_long(&mut drain) => return Err(NoRequest::Ended),
-            first = timeout(patience, io.peek_more()) => first,
+            () = &mut drained => return Err(NoRequest::Ended),
+            first = timeout(look, io.peek_more()) => first,
         };
+        patience -= look;
         match first {
             Ok(Ok(1..)) => {}
-            Ok(Ok(0) | Err(_)) | Err(_) => return Err(NoRequest::Ended),
+            Ok(Ok(0) | Err(_)) => return Err(NoRequest::Ended),
+            Err(_elapsed) if patience.is_zero() || is_short() => return Err(NoRequest::Silent),
+            Err(_elapsed) => {}
         }
     }
     timeout(HEAD_TIME_MAX, whole_head(io)).await.unwrap_or(Err(NoRequest::HeadSlow))
@@ -119,7 +155,7 @@ async fn whole_head<S: Transport>(io: &mut ConnectionIo<S>) -> Result<Opening, N
         }
         seen = io.head().len();
         if !matches!(io.peek_more().await, Ok(1..)) {
-            return Err(NoRequest::Ended);
+            return Err(NoRequest::HeadCut);
         }
     }
 }
@@ -159,7 +195,7 @@ mod tests {
     async fn judge(bytes: &[u8]) -> Result<Opening, NoRequest> {
         let (mut io, connection, mut client) = accepted().await;
         client.write_all(bytes).await.unwrap();
-        let verdict = next_request(&mut io, KEEPALIVE, connection.drained()).await;
+        let verdict = next_request(&mut io, KEEPALIVE, || false, connection.drained()).await;
         assert!(verdict.is_err() || io.head() == bytes, "nothing is consumed");
         verdict
     }
@@ -174,7 +210,7 @@ mod tests {
             (b"\x16\x03", Ok(Opening::Tls)),
             (b"GET / HTTP/1.1\r\n", Err(NoRequest::HeadSlow)),
             (b"PRI", Err(NoRequest::HeadSlow)),
-            (b"", Err(NoRequest::Ended)),
+            (b"", Err(NoRequest::Silent)),
             (&large, Err(NoRequest::HeadLarge)),
             (&large[..HEAD_BYTES_MAX], Err(NoRequest::HeadSlow)),
         ] {
@@ -198,11 +234,25 @@ mod tests {
         };
         let started = started();
         let verdict = tokio::select! {
-            verdict = next_request(&mut io, KEEPALIVE, connection.drained()) => verdict,
+            verdict = next_request(&mut io, KEEPALIVE, || false, connection.drained()) => verdict,
             () = trickle => panic!("the head was waited for in vain"),
         };
         assert_eq!(verdict, Err(NoRequest::HeadSlow));
         assert!(started.elapsed() <= HEAD_TIME_MAX + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_gives_way_when_its_place_is_needed() {
+        for (short, waited) in [(false, KEEPALIVE), (true, LOOK)] {
+            let (mut io, connection, _client) = accepted().await;
+            let started = started();
+            let verdict = next_request(&mut io, KEEPALIVE, || short, connection.drained()).await;
+            assert_eq!((verdict, started.elapsed().as_secs()), (Err(NoRequest::Silent), waited.as_secs()));
+        }
+        let (mut io, connection, mut client) = accepted().await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let verdict = next_request(&mut io, KEEPALIVE, || true, connection.drained()).await;
+        assert_eq!(verdict, Ok(Opening::Http1), "who asks is heard");
     }
 
     #[tokio::test(start_paused = true)]
@@ -211,7 +261,7 @@ mod tests {
         let drained = connection.drained();
         let started = started();
         let (verdict, ()) =
-            tokio::join!(next_request(&mut io, KEEPALIVE, drained), async { connection.drain() });
+            tokio::join!(next_request(&mut io, KEEPALIVE, || false, drained), async { connection.drain() });
         assert_eq!((verdict, started.elapsed()), (Err(NoRequest::Ended), LINGER));
 
         let (mut io, connection, mut client) = accepted().await;
@@ -219,7 +269,10 @@ mod tests {
         io.peek_more().await.unwrap();
         connection.drain();
         client.write_all(b"TP/1.1\r\n\r\n").await.unwrap();
-        assert_eq!(next_request(&mut io, KEEPALIVE, connection.drained()).await, Ok(Opening::Http1));
+        assert_eq!(
+            next_request(&mut io, KEEPALIVE, || false, connection.drained()).await,
+            Ok(Opening::Http1)
+        );
 
         let (mut io, connection, mut client) = accepted().await;
         connection.drain();
@@ -227,7 +280,8 @@ mod tests {
             tokio::time::sleep(LINGER / 2).await;
             client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         };
-        let (verdict, ()) = tokio::join!(next_request(&mut io, KEEPALIVE, connection.drained()), speaks);
+        let (verdict, ()) =
+            tokio::join!(next_request(&mut io, KEEPALIVE, || false, connection.drained()), speaks);
         assert_eq!(verdict, Ok(Opening::Http1));
     }
 

@@ -26,6 +26,8 @@ const MALFORMED_STREAMS_MAX: usize = 32;
 const PREFACE_TIME_MAX: Duration = Duration::from_secs(10);
 /// A client may keep a connection for later, but not for ever. Links are kept for good.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+/// It looks so often whether it is idle, and whether its place is needed more by others.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Whose requests a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +52,14 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
     let digest = Arc::new(facts.digest());
     let handshake =
         h2_server::handshake(Box::new(io.speaking(ALPN::H2).lingering()), Some(role.windows().server()));
-    let Ok(Ok(mut connection)) = timeout(PREFACE_TIME_MAX, handshake).await else { return };
+    let refused = |reason| server.refused(facts.kind().entrance(), reason, facts.entry().client);
+    let mut connection = match timeout(PREFACE_TIME_MAX, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return refused(why_ended(&error).unwrap_or("http2_preface_broken")),
+        Err(_elapsed) => return refused("http2_preface_slow"),
+    };
     let streams = Arc::new(AtomicUsize::new(0));
-    let (mut ending, mut malformed) = (false, 0);
+    let (mut ending, mut malformed, mut idle) = (false, 0, Duration::ZERO);
     while malformed < MALFORMED_STREAMS_MAX {
         tokio::select! {
             biased;
@@ -62,20 +69,39 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
             }
             accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
+                    idle = Duration::ZERO;
                     spawn(server, session, &facts, StreamGuard::new(&streams));
                 }
                 Ok(Some(H2Accept::Rejected)) => malformed += 1,
-                Ok(None) | Err(_) => return,
+                Ok(None) => return,
+                Err(error) => return why_ended(&error).into_iter().for_each(refused),
             },
-            () = tokio::time::sleep(IDLE_MAX), if role == Role::Clients && !ending => {
-                if streams.load(Ordering::Relaxed) == 0 {
+            () = tokio::time::sleep(LOOK), if role == Role::Clients && !ending => {
+                let busy = streams.load(Ordering::Relaxed) > 0;
+                idle = if busy { Duration::ZERO } else { idle + LOOK };
+                if !busy && (idle >= IDLE_MAX || server.is_short()) {
                     connection.graceful_shutdown();
                     ending = true;
                 }
             }
         }
     }
-    server.refused(facts.kind().entrance(), "http2_malformed_streams");
+    refused("http2_malformed_streams");
+}
+
+fn why_ended(error: &pingora_error::Error) -> Option<&'static str> {
+    error.root_cause().downcast_ref().and_then(abuse)
+}
+
+/// What a client did against the protocol, as a bounded word; none where it only went away.
+pub(crate) fn abuse(error: &h2::Error) -> Option<&'static str> {
+    match error.reason() {
+        _ if error.is_remote() || error.is_io() => None,
+        // Rapid resets, floods of empty frames or continuations (notes/trust 5.4).
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => Some("http2_flood"),
+        Some(h2::Reason::NO_ERROR) | None => None,
+        Some(_) => Some("http2_protocol"),
+    }
 }
 
 fn spawn(server: &Arc<Server>, session: HttpSession, facts: &Facts, guard: StreamGuard) {

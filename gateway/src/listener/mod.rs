@@ -28,6 +28,7 @@ pub use accept::Room;
 pub use east_west::{HANDOVERS_MAX, HandedOver, Handover, Service};
 
 pub(crate) use http1::serve as serve_http;
+pub(crate) use http2::abuse;
 pub(crate) use server::{Purpose, Server};
 pub(crate) use set::{ListenerSet, Port, wanted};
 pub(crate) use shared_proxy::shared_proxy;

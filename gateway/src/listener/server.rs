@@ -1,5 +1,6 @@
 //! What every connection needs, whichever listener accepted it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pingora_proxy::HttpProxy;
@@ -141,8 +142,13 @@ impl Server {
     }
 
     /// Who finds no room, or is closed before it could ask for anything.
-    pub(crate) fn refused(&self, entrance: Entrance, reason: &'static str) {
-        self.plane.refused(entrance, reason);
+    pub(crate) fn refused(&self, entrance: Entrance, reason: &'static str, from: Option<SocketAddr>) {
+        self.plane.refused(entrance, reason, from);
+    }
+
+    /// Is the place of an idle client worth more to others.
+    pub(super) fn is_short(&self) -> bool {
+        self.room.is_nearly_full() || self.plane.overload.is_shedding()
     }
 
     /// Clients that come from now on are told that their connection does not stay.

@@ -86,9 +86,13 @@ impl Port {
             listener,
             room.clone(),
             stop.clone(),
-            move || refusing.refused(entrance, "no_room"),
+            move |from| refusing.refused(entrance, "no_room", Some(from)),
             move |accepted| {
                 let Assignment { purpose, owner } = Assignment::clone(&current.load());
+                let refuses = || serving.plane().overload.refuses_connections();
+                if let (true, Some(short)) = (purpose != Purpose::EastWest, refuses()) {
+                    return serving.refused(purpose.entrance(), short.reason(), Some(accepted.from));
+                }
                 serving.spawn(purpose, owner, accepted);
             },
         );

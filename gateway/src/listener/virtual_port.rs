@@ -12,10 +12,10 @@ use crate::tunnel;
 
 /// The snapshot at the moment of the connection decides, so a port may change what it speaks.
 pub(super) async fn serve(server: &Arc<Server>, owner: &str, accepted: Accepted, key: DestinationKey) {
-    let Accepted { stream, slot: _slot, .. } = accepted;
+    let Accepted { stream, from, slot: _slot } = accepted;
     let view = server.plane().views.load();
     let Some(destination) = view.router.destination(&key) else {
-        return server.refused(Entrance::Virtual, "virtual_port_gone");
+        return server.refused(Entrance::Virtual, "virtual_port_gone", Some(from));
     };
     let Ok(connection) = server.open(owner, None) else { return };
     let facts = Facts::new(&stream, connection, ConnectionKind::Virtual(key), None);

@@ -38,7 +38,7 @@ pub struct Record<'a> {
 }
 
 /// Which door a request came in by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Entrance {
     Mesh,

@@ -41,7 +41,10 @@ impl<'a> Errand<'a> {
 
     /// Connects to the far end; what fails here is recorded.
     pub(crate) async fn open(&self) -> Result<Opened, Refusal> {
-        let opened = open(self.plane, self.view, self.destination, &self.caller).await;
+        let opened = match self.plane.admit(self.entry.kind.entrance()) {
+            Ok(admission) => open(self.plane, self.view, self.destination, &self.caller, admission).await,
+            Err(refusal) => Err(refusal),
+        };
         match &opened {
             Ok(opened) => {
                 let record = self.trail(Some(opened), None, ResponseFlags::NONE).record(0, 0, None);
@@ -59,12 +62,11 @@ impl<'a> Errand<'a> {
     pub(crate) async fn copy<S: Transport>(&self, io: ConnectionIo<S>, mut opened: Opened) {
         let Some(far) = opened.stream.take() else { return };
         let link = far.link().cloned();
-        let copied = copy(io, far).await;
-        let flags = match &copied {
-            Ok(_) => ResponseFlags::NONE,
+        let (Copied { received, sent }, ended) = copy(io, far).await;
+        let flags = match &ended {
+            Ok(()) => ResponseFlags::NONE,
             Err(_) => ResponseFlags::from(Flag::LocalReset),
         };
-        let Copied { received, sent } = copied.unwrap_or_default();
         let upstream_identity = link.as_ref().and_then(|link| link.peer()).map(|peer| peer.id());
         let trail = Trail { upstream_identity, ..self.trail(Some(&opened), None, flags) };
         let record = trail.record(received, sent, None);

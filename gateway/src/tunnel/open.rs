@@ -17,6 +17,7 @@ use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::link::BorrowedTunnel;
 use crate::listener::bind;
+use crate::overload::Admission;
 use crate::plane::Plane;
 use crate::snapshot::View;
 use crate::upstream::Resolver;
@@ -34,6 +35,7 @@ pub(crate) struct Opened {
     pub(crate) why: Reason,
     pub(crate) tried: Vec<Target>,
     pub(crate) _in_flight: InFlight,
+    pub(crate) _admission: Admission,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,7 @@ pub(super) async fn open(
     view: &View,
     destination: &Destination,
     caller: &Caller,
+    admission: Admission,
 ) -> Result<Opened, Refusal> {
     let mut tried = Vec::new();
     let mut refusal = None;
@@ -71,7 +74,9 @@ pub(super) async fn open(
         match connect(plane, destination, caller, &target).await {
             Ok(stream) => {
                 in_flight.connected();
-                return Ok(Opened { stream: Some(stream), target, why, tried, _in_flight: in_flight });
+                let stream = Some(stream);
+                let (_in_flight, _admission) = (in_flight, admission);
+                return Ok(Opened { stream, target, why, tried, _in_flight, _admission });
             }
             Err(Failed { refusal: failed, elsewhere }) => {
                 in_flight.connect_failed(clock::now());

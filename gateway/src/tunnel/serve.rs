@@ -21,7 +21,8 @@ use crate::answer::Refusal;
 use crate::connection::{ConnectionIo, ConnectionKind, Facts, LinkTunnel, Transport, until_drained};
 use crate::context::Caller;
 use crate::headers::LinkHeaders;
-use crate::listener::{Server, serve_http};
+use crate::listener::{Server, abuse, serve_http};
+use crate::telemetry::Entrance;
 use crate::windows::Windows;
 
 /// A gateway that dialled for tunnels has its preface ready.
@@ -34,7 +35,12 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
     let mut drain = facts.connection().drained();
     let options = Windows::LINK.tunnel_server();
     let handshake = options.handshake::<_, Bytes>(io.lingering());
-    let Ok(Ok(mut link)) = timeout(PREFACE_TIME_MAX, handshake).await else { return };
+    let refused = |reason| server.refused(Entrance::Link, reason, facts.entry().client);
+    let mut link = match timeout(PREFACE_TIME_MAX, handshake).await {
+        Ok(Ok(link)) => link,
+        Ok(Err(error)) => return refused(abuse(&error).unwrap_or("http2_preface_broken")),
+        Err(_elapsed) => return refused("http2_preface_slow"),
+    };
     let mut ending = false;
     loop {
         let accepted = tokio::select! {
@@ -46,7 +52,11 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
             }
             accepted = link.accept() => accepted,
         };
-        let Some(Ok((request, respond))) = accepted else { return };
+        let (request, respond) = match accepted {
+            Some(Ok(opened)) => opened,
+            Some(Err(error)) => return abuse(&error).into_iter().for_each(refused),
+            None => return,
+        };
         let stream = Stream { server: server.clone(), facts: facts.clone(), peer: peer.clone() };
         server.tasks().spawn(stream.serve(request, respond));
     }

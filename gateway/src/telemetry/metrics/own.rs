@@ -24,6 +24,8 @@ pub struct OwnMetrics {
     /// By tier and standing: every request counts here, so no label is looked up for it.
     picks: [[IntCounter; STANDINGS.len()]; TIERS.len()],
     retries: IntCounterVec,
+    shed: IntCounterVec,
+    saturation: GaugeVec,
     generation: IntGauge,
     svid_expiry: Gauge,
     log_dropped: IntGaugeVec,
@@ -52,6 +54,7 @@ impl OwnMetrics {
         );
         let round_trip =
             Opts::new("isthmus_path_round_trip_seconds", "Smoothed round trip to a peer's gateways");
+        let saturation = Opts::new("isthmus_saturation_ratio", "How much is used of what may run out");
         let generation =
             Opts::new("isthmus_snapshot_generation", "Generation that new requests are served with");
         let svid_expiry = Opts::new("isthmus_svid_expiry_timestamp_seconds", "When the SVID in use expires");
@@ -78,6 +81,15 @@ impl OwnMetrics {
             ),
             picks: TIERS
                 .map(|tier| STANDINGS.map(|standing| picks.with_label_values(&[tier, word(standing)]))),
+            shed: counters(
+                "isthmus_shed_total",
+                "Requests and tunnels that were told 503 because the process was short of something",
+                &["entrance", "resource"],
+            ),
+            saturation: registered(
+                registry,
+                GaugeVec::new(saturation, &["resource"]).expect("the names are valid"),
+            ),
             retries: counters("isthmus_retries_total", "Attempts after the first", &["reason"]),
             generation: registered(registry, IntGauge::with_opts(generation).expect("the names are valid")),
             svid_expiry: registered(registry, Gauge::with_opts(svid_expiry).expect("the names are valid")),
@@ -126,6 +138,15 @@ impl OwnMetrics {
 
     pub fn no_route(&self, entrance: Entrance, why: &NoRoute) {
         self.no_route.with_label_values(&[entrance.as_str(), why.reason()]).inc();
+    }
+
+    pub fn shed(&self, entrance: Entrance, resource: &'static str) {
+        self.shed.with_label_values(&[entrance.as_str(), resource]).inc();
+    }
+
+    /// 1 is all that there is; `resource` is a word of ours.
+    pub fn saturation(&self, resource: &'static str, used: f64) {
+        self.saturation.with_label_values(&[resource]).set(used);
     }
 
     pub fn picked(&self, reason: Reason) {
