@@ -61,7 +61,14 @@ impl Windows {
         self.connection
     }
 
-    /// For the accepting end of a link, and whatever else serves many streams.
+    /// For the accepting end of a link that carries HTTP.
+    pub fn link_server(self) -> H2Options {
+        let mut options = self.server();
+        options.max_pending_accept_reset_streams(ABANDONED_MAX);
+        options
+    }
+
+    /// For whatever else serves many streams.
     pub fn server(self) -> H2Options {
         let mut options = default_h2_options();
         options
@@ -99,6 +106,7 @@ impl Windows {
     pub fn tunnel_server(self) -> h2::server::Builder {
         let mut builder = h2::server::Builder::new();
         builder
+            .max_pending_accept_reset_streams(ABANDONED_MAX)
             .max_concurrent_streams(self.streams)
             .max_header_list_size(CONNECT_HEAD_BYTES_MAX)
             .initial_window_size(self.stream)
@@ -107,6 +115,9 @@ impl Windows {
     }
 }
 
+/// Streams of a link that its other end gave up before we came to look at them. More end the link, and h2
+/// alone allows 20: a gateway that goes on after a pause would end the link of a peer that did nothing wrong.
+const ABANDONED_MAX: usize = 1024;
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 /// Fewer frames for large answers, and still short enough that others get their turn.
 const FRAME_BYTES: u32 = 32 << 10;
@@ -119,6 +130,9 @@ const _: () = assert!(Windows::LINK.never_stall() && Windows::CLIENTS.never_stal
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use tokio_util::task::TaskTracker;
+
     use super::*;
 
     #[test]
@@ -143,7 +157,7 @@ mod tests {
     fn both_ends_of_a_link_take_the_same_settings() {
         let (connection, stream) = (Windows::LINK.connection(), Windows::LINK.stream());
         for built in [
-            format!("{:?}", Windows::LINK.server()),
+            format!("{:?}", Windows::LINK.link_server()),
             format!("{:?}", Windows::LINK.client()),
             format!("{:?}", Windows::LINK.tunnel_client()),
             format!("{:?}", Windows::LINK.tunnel_server()),
@@ -156,5 +170,31 @@ mod tests {
                 assert!(built.contains(&setting), "{setting} is not in {built}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn streams_given_up_during_a_pause_do_not_end_a_link() {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (client, connection) = Windows::LINK.client().handshake::<_, Bytes>(near).await.unwrap();
+        let tasks = TaskTracker::new();
+        tasks.spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let request = || http::Request::get("http://web.shop/").body(()).unwrap();
+        // The other end has not looked yet.
+        for _ in 0..Windows::LINK.streams() - 1 {
+            client = client.ready().await.unwrap();
+            let (_answer, mut stream) = client.send_request(request(), false).unwrap();
+            tokio::task::yield_now().await;
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        let mut client = client.ready().await.unwrap();
+        let (answer, _stream) = client.send_request(request(), true).unwrap();
+        let mut server = Windows::LINK.link_server().handshake::<_, Bytes>(far).await.unwrap();
+        tasks.spawn(async move {
+            while let Some(Ok((_request, mut answering))) = server.accept().await {
+                drop(answering.send_response(http::Response::new(()), true));
+            }
+        });
+        assert_eq!(answer.await.unwrap().status(), 200);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{self as h2_server, H2Accept, HttpSession};
+use pingora_core::protocols::http::v2::server::{self as h2_server, H2Accept, H2Options, HttpSession};
 use tokio::time::timeout;
 
 use super::WRITE_STALL_MAX;
@@ -37,10 +37,10 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    fn windows(self) -> Windows {
+    fn options(self) -> H2Options {
         match self {
-            Self::Clients => Windows::CLIENTS,
-            Self::Link => Windows::LINK,
+            Self::Clients => Windows::CLIENTS.server(),
+            Self::Link => Windows::LINK.link_server(),
         }
     }
 }
@@ -50,8 +50,7 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
     let facts = io.facts().clone();
     let mut drain = facts.connection().drained();
     let digest = Arc::new(facts.digest());
-    let handshake =
-        h2_server::handshake(Box::new(io.speaking(ALPN::H2).lingering()), Some(role.windows().server()));
+    let handshake = h2_server::handshake(Box::new(io.speaking(ALPN::H2).lingering()), Some(role.options()));
     let refused = |reason| server.refused(facts.kind().entrance(), reason, facts.entry().client);
     let mut connection = match timeout(PREFACE_TIME_MAX, handshake).await {
         Ok(Ok(connection)) => connection,

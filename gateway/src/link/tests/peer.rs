@@ -138,7 +138,7 @@ impl PeerGateway {
         let facts = io.facts().clone();
         let mut drain = facts.connection().drained();
         let io = Box::new(io.speaking(ALPN::H2).lingering());
-        let mut http2 = h2_server::handshake(io, Some(Windows::LINK.server())).await.unwrap();
+        let mut http2 = h2_server::handshake(io, Some(Windows::LINK.link_server())).await.unwrap();
         let digest = Arc::new(facts.digest());
         let mut draining = false;
         loop {
