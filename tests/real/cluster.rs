@@ -18,6 +18,9 @@ const DNS_PORT: u16 = 15053;
 const CONTROL_PORT: u16 = 15012;
 const ETCD_PORT: u16 = 2379;
 const SERVICE_PORT: u16 = 80;
+/// Both clusters have it; each asks the other one while it can.
+const SHARED: &str = "stock.shop";
+const GOING: &str = ", conditions: {ready: false, serving: true, terminating: true}";
 /// A name, and the last number of the address.
 type Host = (&'static str, u8);
 
@@ -238,6 +241,7 @@ impl Cluster {
         Plan {
             gateways: at(MESH_PORT),
             nameservers: at(DNS_PORT),
+            shared: format!("{SHARED}.svc.clusterset.local"),
             http: format!("{}.svc.clusterset.local", other.http),
             tcp: format!("{}.svc.clusterset.local", other.tcp),
             tcp_port: TCP_PORT,
@@ -280,6 +284,10 @@ fn documents(site: &Site, workloads: &Machine) -> String {
         + "---\n"
         + &tests::service_documents(site.tcp, &format!("{TCP_PORT}=tcp"), &[at(&TCP_PORT)])
         + &tests::export_document(site.tcp)
+        + "---\n"
+        + &tests::service_documents(SHARED, &format!("{SERVICE_PORT}=http"), &[])
+        + &tests::slice_document(SHARED, 1, "p", at(&HTTP_PORTS[0]), GOING)
+        + &tests::export_document(SHARED)
 }
 
 /// The `isthmus` that was built beside this program.

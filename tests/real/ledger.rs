@@ -30,8 +30,15 @@ pub(crate) struct Death {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) deaths: Vec<Death>,
-    /// Times in which there was no way between clusters; the last one may still go on.
-    pub(crate) outages: Vec<(Micros, Option<Micros>)>,
+    pub(crate) outages: Vec<Outage>,
+}
+
+/// A time in which there was no way to a cluster; the last one may still go on.
+#[derive(Debug, Clone)]
+pub(crate) struct Outage {
+    pub(crate) cluster: &'static str,
+    pub(crate) began: Micros,
+    pub(crate) ended: Option<Micros>,
 }
 
 /// One request, and the cluster of its client.
@@ -76,7 +83,7 @@ impl Verdict {
             self.repeated += 1;
         }
         if failure.is_some() {
-            if faults.outages.iter().any(|outage| overlaps(*outage, &one.outcome)) {
+            if faults.outages.iter().any(|outage| lost(outage, one)) {
                 self.lost += 1;
             } else if faults.deaths.iter().any(|death| excuses(death, one)) {
                 self.excused.push(one.clone());
@@ -142,9 +149,11 @@ pub(crate) fn told(one: &Asked) -> String {
     )
 }
 
-/// Was the request open while nobody could have served it.
-fn overlaps((from, to): (Micros, Option<Micros>), outcome: &Outcome) -> bool {
-    outcome.ended >= from && to.is_none_or(|to| outcome.began <= to)
+/// Was the request open while nobody could have served it; what both clusters have always is.
+fn lost(outage: &Outage, one: &Asked) -> bool {
+    let Outcome { flow, began, ended, .. } = &one.outcome;
+    let could = *flow == Flow::Failover && one.from != outage.cluster;
+    !could && *ended >= outage.began && outage.ended.is_none_or(|end| *began <= end)
 }
 
 /// Was the request open on the gateway that died, and is it none that anybody may repeat.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::clock::{self, Micros, span};
 use crate::cluster::{Cluster, Layout, Programs, SITES};
 use crate::drive::{Endpoints, Traffic};
-use crate::ledger::{Death, Faults, judge, told};
+use crate::ledger::{Death, Faults, Outage, judge, told};
 use crate::network::Network;
 use crate::process::{Process, Signal};
 use crate::say;
@@ -46,8 +46,8 @@ pub(crate) enum Step {
     Plug(String),
     /// So many more of each kind of request, in each direction.
     Requests(usize),
-    /// From here on there is no way between the clusters.
-    Outage,
+    /// From here on there is no way to a cluster.
+    Outage(&'static str),
     /// There is one again: waits until nothing fails any more.
     OutageEnds,
     /// Asked of a process until it is so.
@@ -184,13 +184,15 @@ impl Stage {
                 self.network.plug(&machine, true)?;
             }
             Step::Requests(more) => self.traffic.as_ref().context("no traffic")?.progress(*more)?,
-            Step::Outage => self.faults.outages.push((clock::now(), None)),
+            Step::Outage(cluster) => {
+                self.faults.outages.push(Outage { cluster, began: clock::now(), ended: None });
+            }
             Step::OutageEnds => {
                 let began = clock::now();
                 self.traffic.as_ref().context("no traffic")?.calm(CALM, CONDITION_TIME_MAX)?;
                 say(format!("    calm after {}", span(clock::now() - began)));
-                if let Some((_, end)) = self.faults.outages.last_mut() {
-                    *end = Some(clock::now());
+                if let Some(outage) = self.faults.outages.last_mut() {
+                    outage.ended = Some(clock::now());
                 }
             }
             Step::Until(name, says) => self.until(name, says)?,

@@ -5,7 +5,7 @@ use crate::says::Says;
 use crate::scenario::{Scenario, Step};
 
 /// Requests of each kind and direction that a state is judged by.
-const SOME: usize = 20;
+pub(crate) const SOME: usize = 20;
 
 pub(crate) fn all(long: bool) -> Vec<Scenario> {
     let _ = long;
@@ -18,7 +18,7 @@ fn whole() -> Scenario {
     let mut steps = vec![phase("all is well"), Step::Requests(SOME), until(onprem, Says::Serves)];
     steps.extend([
         phase("packets between the clusters are lost"),
-        Step::Outage,
+        Step::Outage("cloud"),
         Step::Disconnect,
         until(onprem, Says::PeersUnreachable),
         until(cloud, Says::PeersUnreachable),
@@ -41,7 +41,7 @@ fn whole() -> Scenario {
     for (what, fault, repair) in faults {
         steps.extend([
             phase(&format!("cloud is {what}")),
-            Step::Outage,
+            Step::Outage("cloud"),
             fault(cloud.to_owned()),
             until(onprem, Says::PeersUnreachable),
             repair(cloud.to_owned()),
@@ -61,14 +61,14 @@ fn whole() -> Scenario {
     }
 }
 
-fn phase(title: &str) -> Step {
+pub(crate) fn phase(title: &str) -> Step {
     Step::Phase(title.to_owned())
 }
 
-fn until(process: &str, says: Says) -> Step {
+pub(crate) fn until(process: &str, says: Says) -> Step {
     Step::Until(process.to_owned(), says)
 }
 
-fn show(process: &str) -> Step {
+pub(crate) fn show(process: &str) -> Step {
     Step::Show(process.to_owned())
 }

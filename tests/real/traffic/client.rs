@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) gateways: Vec<SocketAddr>,
     pub(crate) nameservers: Vec<SocketAddr>,
     pub(crate) http: String,
+    /// A service that both clusters have.
+    pub(crate) shared: String,
     pub(crate) tcp: String,
     pub(crate) tcp_port: u16,
 }
@@ -90,7 +92,7 @@ async fn at_rate<F>(
 fn every(flow: Flow) -> Duration {
     Duration::from_millis(match flow {
         Flow::Http1 | Flow::Http2 => 50,
-        Flow::Http1New | Flow::Http1Post | Flow::Tcp | Flow::Stream => 100,
+        Flow::Http1New | Flow::Http1Post | Flow::Failover | Flow::Tcp | Flow::Stream => 100,
     })
 }
 

@@ -145,7 +145,7 @@ async fn once(
     if !body.starts_with(path(flow, number).as_bytes()) {
         return Err(Unanswered::Refused(anyhow::anyhow!("answered {body:?}")));
     }
-    if matches!(flow, Flow::Http1 | Flow::Http1Post) && kept.sender.ready().await {
+    if matches!(flow, Flow::Http1 | Flow::Http1Post | Flow::Failover) && kept.sender.ready().await {
         connections.idle.lock().push(kept);
     }
     Ok(())
@@ -187,7 +187,8 @@ impl Sender {
         flow: Flow,
         number: u64,
     ) -> Result<(StatusCode, Option<IpAddr>, Bytes), Unanswered> {
-        let host = &connections.clients.plan.http;
+        let plan = &connections.clients.plan;
+        let host = if flow == Flow::Failover { &plan.shared } else { &plan.http };
         let request = self.request(host, flow, number).map_err(Unanswered::NeverSent)?;
         let sent = match self {
             Self::Http1(sender) => sender.send_request(request).await,

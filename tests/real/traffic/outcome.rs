@@ -18,6 +18,8 @@ pub(crate) enum Flow {
     Http1Post,
     /// GET as streams of one HTTP/2 connection.
     Http2,
+    /// GET for a service of both clusters whose endpoints here are about to go.
+    Failover,
     /// Name, connection, question, answer, end.
     Tcp,
     /// A question and an answer each tick on a connection that lasts.
@@ -25,12 +27,12 @@ pub(crate) enum Flow {
 }
 
 impl Flow {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Http1, Self::Http1New, Self::Http1Post, Self::Http2, Self::Tcp, Self::Stream];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Http1, Self::Http1New, Self::Http1Post, Self::Http2, Self::Failover, Self::Tcp, Self::Stream];
 
     /// May whoever holds it send it again.
     pub(crate) fn is_idempotent(self) -> bool {
-        matches!(self, Self::Http1 | Self::Http1New | Self::Http2)
+        !matches!(self, Self::Http1Post | Self::Tcp | Self::Stream)
     }
 }
 
