@@ -9,6 +9,7 @@ pub mod clock;
 pub mod connection;
 pub mod context;
 pub mod destination;
+pub mod doctor;
 pub mod fault;
 pub mod filter;
 mod forward_proxy;

@@ -7,7 +7,7 @@ use federation::config::ConfigErrors;
 
 use super::client::Client;
 use super::output::Format;
-use super::{config, demo, documents, expose, output, peer, run, status, svid};
+use super::{config, demo, doctor, documents, expose, output, peer, run, status, svid};
 use crate::host::CutOff;
 
 /// As for wrong arguments: trying again does not help.
@@ -59,6 +59,8 @@ enum Command {
     /// Judge a static configuration file, or print its schema
     #[command(subcommand)]
     Config(config::Config),
+    /// Say what is missing on this host, with cause and next step
+    Doctor(doctor::Doctor),
     /// Run two clusters on this machine and show a request going across
     Demo(demo::Demo),
 }
@@ -111,6 +113,7 @@ impl Command {
             Self::Delete(delete) => delete.run(client, format).await,
             Self::Get(get) => get.run(client, format).await,
             Self::Svid(svid) => svid.run(client, format).await,
+            Self::Doctor(doctor) => doctor.run(format).await,
             Self::Run(_) | Self::Demo(_) | Self::Config(_) | Self::Expose(_) => Ok(ExitCode::SUCCESS),
         }
     }

@@ -8,6 +8,7 @@ mod client;
 mod command;
 mod config;
 mod demo;
+mod doctor;
 mod documents;
 mod expose;
 mod help;
