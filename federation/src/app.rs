@@ -29,7 +29,7 @@ use crate::model::GatewayAddress;
 use crate::peering::addresses::AddressRules;
 use crate::peering::{self, HandedOver, Peering, PeeringTasks};
 use crate::snapshot::{Generation, LocalCluster};
-use crate::store::{self, Fault, OpenError, Store, expire_leases};
+use crate::store::{self, Fault, OpenError, Store, expire_leases, familiarity};
 
 pub use crate::operator::{Invitation, Operator, OperatorError};
 
@@ -52,6 +52,7 @@ pub struct FederationDeps<'a> {
 pub struct Federation {
     driver: CatalogDriver,
     store: Arc<dyn Store>,
+    data: PathBuf,
     directory: DirectorySource,
     applied: AppliedDocuments,
     peering: Peering,
@@ -158,6 +159,7 @@ impl Federation {
         let federation = Self {
             driver,
             store,
+            data: data.clone(),
             directory,
             applied,
             peering,
@@ -205,7 +207,8 @@ impl Federation {
             part("join SVID", &stop, renewed(Role::Join, self.join_svid)),
             part("signer", &stop, until(&stop, signing)),
             part("reports", &stop, until(&stop, reports)),
-            part("leases", &stop, expire_leases(self.store, stop.clone())),
+            part("leases", &stop, expire_leases(self.store.clone(), stop.clone())),
+            part("memory of the store", &stop, familiarity::keep(self.store, self.data, stop.clone())),
         );
     }
 }

@@ -3,3 +3,5 @@
 
 mod battery;
 mod failures;
+mod known;
+mod roles;

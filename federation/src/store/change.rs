@@ -78,19 +78,13 @@ pub struct Changes {
     pub changes: Vec<Change>,
 }
 
-/// Which store this is, and how often it came back from a backup (E18).
-///
-/// A restored store is still this cluster's store, so it keeps `id`; but it is an earlier one, so
-/// `restored` is one higher. Whoever remembered a revision of another `restored` must not trust it.
+/// Which store this is (E18); what a backup was restored into is another one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct StoreIdentity {
-    /// Hexadecimal digits, drawn when the store was created; for etcd the id of its cluster.
-    pub id: String,
-    pub restored: u64,
-}
+#[serde(transparent)]
+pub struct StoreId(pub String);
 
-impl fmt::Display for StoreIdentity {
+impl fmt::Display for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.id, self.restored)
+        f.write_str(&self.0)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustls::pki_types::UnixTime;
 
-use super::change::{Changes, Entry, LeaseId, Revision, StoreIdentity};
+use super::change::{Changes, Entry, LeaseId, Revision, StoreId};
 use super::key::{Key, Prefix};
 use super::transaction::{InvalidTransaction, Transaction};
 
@@ -21,8 +21,8 @@ const PAGE_ENTRIES: usize = 500;
 /// After a `Fault` a commit may or may not have happened: read before trying again.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Which store this is; the same for its whole life but for a restore.
-    fn identity(&self) -> &StoreIdentity;
+    /// Which store this is; the same for its whole life.
+    fn identity(&self) -> &StoreId;
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, Fault>;
 

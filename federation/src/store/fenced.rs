@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use rustls::pki_types::UnixTime;
 use tokio_util::sync::CancellationToken;
 
-use super::change::{LeaseId, Revision, StoreIdentity};
+use super::change::{LeaseId, Revision, StoreId};
 use super::contract::{CommitError, Fault, LeaseError, Pages, Store, Watch, WatchEnd};
 use super::key::{Key, Prefix};
 use super::transaction::Transaction;
@@ -50,7 +50,7 @@ impl Fenced {
 
 #[async_trait]
 impl Store for Fenced {
-    fn identity(&self) -> &StoreIdentity {
+    fn identity(&self) -> &StoreId {
         self.store.identity()
     }
 

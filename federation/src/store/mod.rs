@@ -12,10 +12,13 @@
 //! A store never interprets a value, never calls back, and holds nothing that can be read again from
 //! its source (Kubernetes objects, files).
 
+pub mod backup;
 pub mod codec;
 pub mod embedded;
 pub mod etcd;
+pub mod familiarity;
 pub mod keys;
+pub mod meta;
 
 mod change;
 mod contract;
@@ -28,7 +31,7 @@ mod transaction;
 #[cfg(any(test, feature = "test-battery"))]
 pub mod battery;
 
-pub use change::{Change, Changes, Entry, LeaseId, Revision, StoreIdentity};
+pub use change::{Change, Changes, Entry, LeaseId, Revision, StoreId};
 pub use codec::{InvalidValue, Stored};
 pub use contract::{
     CommitError, Fault, LeaseError, Listing, PageError, Pages, Store, Watch, WatchEnd, list_all,
@@ -38,7 +41,7 @@ pub use etcd::Etcd;
 pub use expiry::expire_leases;
 pub use fenced::{Fence, Fenced};
 pub use key::{InvalidKey, Key, Prefix};
-pub use opening::{OpenError, open};
+pub use opening::{OpenError, connect, open};
 pub use transaction::{
     Compare, InvalidTransaction, OPERATIONS_MAX, Operation, TRANSACTION_BYTES_MAX, Transaction,
     VALUE_BYTES_MAX,

@@ -7,7 +7,7 @@ use federation::config::ConfigErrors;
 
 use super::client::Client;
 use super::output::Format;
-use super::{config, demo, doctor, documents, expose, output, peer, run, status, svid};
+use super::{config, demo, doctor, documents, expose, output, peer, run, status, store, svid};
 use crate::host::CutOff;
 
 /// As for wrong arguments: trying again does not help.
@@ -56,6 +56,9 @@ enum Command {
     /// Issue an SVID to a workload
     #[command(subcommand)]
     Svid(svid::Svid),
+    /// Show, save, restore or accept the store of the cluster
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Judge a static configuration file, or print its schema
     #[command(subcommand)]
     Config(config::Config),
@@ -94,6 +97,7 @@ impl Cli {
             Command::Run(run) => run.run(),
             Command::Demo(demo) => demo.run(),
             Command::Config(config) => config.run(self.output),
+            Command::Store(store) => store.run(self.output),
             Command::Expose(expose) => expose.run(),
             command => {
                 let client = Client::new(self.admin);
@@ -114,7 +118,9 @@ impl Command {
             Self::Get(get) => get.run(client, format).await,
             Self::Svid(svid) => svid.run(client, format).await,
             Self::Doctor(doctor) => doctor.run(format).await,
-            Self::Run(_) | Self::Demo(_) | Self::Config(_) | Self::Expose(_) => Ok(ExitCode::SUCCESS),
+            Self::Run(_) | Self::Demo(_) | Self::Config(_) | Self::Expose(_) | Self::Store(_) => {
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The `isthmus` command: runs a cluster's processes, and talks to a running one.
 //!
-//! Everything but `run`, `demo`, `expose` and `config` is a request to the admin API of a process,
+//! Everything but `run`, `demo`, `expose`, `store` and `config` is a request to the admin API of a process,
 //! which `--admin` chooses. What is printed for people is a table; `-o json` prints the API's own
 //! answer. Secrets are read from standard input or files, never from arguments.
 
@@ -16,6 +16,7 @@ mod output;
 mod peer;
 mod run;
 mod status;
+mod store;
 mod svid;
 
 pub use command::{Cli, main};

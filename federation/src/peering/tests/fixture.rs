@@ -27,8 +27,8 @@ use crate::peering::addresses::AddressRules;
 use crate::peering::membership::Thresholds;
 use crate::peering::{Deps, HandedOver, PeerStatus, Peering, PeeringService, Settings};
 use crate::snapshot::{Generation, LocalCluster, LocalService, PeerView, ServiceView, Snapshot};
-use crate::store::Embedded;
 use crate::store::embedded::ChangeLog;
+use crate::store::{Embedded, Entry, keys, list_all};
 
 /// Long enough for a busy machine; nothing waits this long unless it fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -138,6 +138,13 @@ pub(super) fn settings() -> Settings {
 }
 
 impl TestCluster {
+    /// Every key and value of the store, for who looks for something in there.
+    pub(super) async fn everything_stored(&self) -> Vec<u8> {
+        let listing = list_all(&*self.store, &keys::everything()).await.unwrap();
+        let entry = |entry: &Entry| [entry.key.as_str().as_bytes(), &entry.value].concat();
+        listing.entries.iter().flat_map(entry).collect()
+    }
+
     pub(super) async fn new(cluster: &str) -> Self {
         Site::new(cluster).await.start().await
     }

@@ -13,7 +13,6 @@
 //! A watch keeps a position in the change log instead of a queue: a slow reader costs nothing, and one
 //! that is too slow is told `Compacted`, as etcd does.
 
-mod backup;
 mod open;
 mod read;
 mod tables;
@@ -30,14 +29,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustls::pki_types::UnixTime;
 
-use super::change::{Entry, LeaseId, Revision, StoreIdentity};
+use super::change::{Entry, LeaseId, Revision, StoreId};
 use super::contract::{CommitError, Fault, LeaseError, Pages, Store, Watch, WatchEnd};
 use super::key::{Key, Prefix};
 use super::transaction::Transaction;
 use read::Reader;
 use writer::Writer;
 
-pub use backup::{BackupError, RestoreError};
 pub use open::{OpenError, SCHEMA_VERSION};
 
 /// How much history a watch can be behind.
@@ -57,7 +55,7 @@ impl Default for ChangeLog {
 /// A store in one file, for one process.
 #[derive(Debug)]
 pub struct Embedded {
-    identity: StoreIdentity,
+    identity: StoreId,
     reader: Reader,
     writer: Writer,
 }
@@ -76,7 +74,7 @@ impl Embedded {
 
 #[async_trait]
 impl Store for Embedded {
-    fn identity(&self) -> &StoreIdentity {
+    fn identity(&self) -> &StoreId {
         &self.identity
     }
 

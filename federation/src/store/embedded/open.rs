@@ -11,7 +11,7 @@ use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 use trust_bundle::Hex;
 
-use super::super::change::{Revision, StoreIdentity};
+use super::super::change::{Revision, StoreId};
 use super::tables::{self, counter, text};
 use super::{ChangeLog, Embedded, File, read, writer};
 
@@ -116,14 +116,14 @@ fn schema(database: &Database) -> Result<Option<u64>, redb::Error> {
 }
 
 /// Completes a new store, and renews leases in an old one; all in one transaction.
-fn initialise(database: &Database, now: UnixTime) -> Result<(StoreIdentity, Revision), redb::Error> {
+fn initialise(database: &Database, now: UnixTime) -> Result<(StoreId, Revision), redb::Error> {
     let txn = database.begin_write()?;
     tables::set(&txn, counter::SCHEMA, SCHEMA_VERSION)?;
     txn.open_table(tables::ENTRIES)?;
     txn.open_table(tables::CHANGES)?;
     txn.open_table(tables::LEASE_KEYS)?;
     renew_leases(&txn, now)?;
-    let identity = StoreIdentity { id: identify(&txn)?, restored: tables::count(&txn, counter::RESTORED)? };
+    let identity = StoreId(identify(&txn)?);
     let revision = tables::revision(&txn)?;
     txn.commit()?;
     Ok((identity, revision))

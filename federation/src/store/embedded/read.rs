@@ -38,10 +38,6 @@ impl Reader {
         &self.revisions
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
     pub(super) async fn get(&self, key: Key) -> Result<Option<Entry>, Fault> {
         self.read(move |txn| {
             let entries = txn.open_table(tables::ENTRIES)?;

@@ -22,7 +22,6 @@ pub(super) type ChangeRow<'a> = (&'a str, Option<(u64, &'a [u8])>);
 
 pub(super) mod counter {
     pub(crate) const SCHEMA: &str = "schema";
-    pub(crate) const RESTORED: &str = "restored";
     pub(crate) const REVISION: &str = "revision";
     /// The newest revision that the change log no longer has.
     pub(crate) const COMPACTED: &str = "compacted";

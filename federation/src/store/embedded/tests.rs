@@ -14,10 +14,10 @@ use rustls::pki_types::UnixTime;
 use tempfile::TempDir;
 
 use super::super::battery::Subject;
-use super::super::{Key, LeaseId, Prefix, Revision, Store, Transaction, WatchEnd, list_all};
+use super::super::{Key, LeaseId, Prefix, Revision, Store, Transaction, WatchEnd};
 use super::open::{OpenError, SCHEMA_VERSION, file_in};
 use super::tables::{self, counter};
-use super::{BackupError, ChangeLog, Embedded, RestoreError};
+use super::{ChangeLog, Embedded};
 
 /// A store in a directory of its own, with a clock that only moves when told to.
 #[derive(Debug)]
@@ -162,9 +162,6 @@ async fn the_file_is_for_its_owner_alone() {
     let fixture = Fixture::new();
     let mode = fs::metadata(file_in(fixture.directory.path())).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let backup = fixture.directory.path().join("backup");
-    fixture.store.backup(&backup).await.unwrap();
-    assert_eq!(fs::metadata(backup).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test]
@@ -206,42 +203,6 @@ async fn a_closed_store_ends_its_watches() {
     drop(store);
     assert!(matches!(watch.next().await, Err(WatchEnd::Fault(_))));
     drop(directory);
-}
-
-#[tokio::test]
-async fn a_restored_store_keeps_its_id_and_shows_that_time_went_back() {
-    let fixture = Fixture::new();
-    put(&fixture.store, "a", "1").await;
-    let backup = fixture.directory.path().join("backup");
-    fixture.store.backup(&backup).await.unwrap();
-    put(&fixture.store, "a", "2").await;
-
-    let into = fixture.directory.path().join("restored");
-    let identity = Embedded::restore(&backup, &into).unwrap();
-    assert_eq!(identity.id, fixture.store.identity().id);
-    assert_eq!(identity.restored, fixture.store.identity().restored + 1);
-    let restored = Embedded::open(&into, ChangeLog::default(), fixture.now).unwrap();
-    assert_eq!(restored.identity(), &identity);
-    let listing = list_all(&restored, &all()).await.unwrap();
-    assert_eq!(listing.revision, Revision(1));
-    assert_eq!(listing.entries[0].value, "1");
-    assert_eq!(put(&restored, "b", "2").await, Revision(2));
-}
-
-#[tokio::test]
-async fn backup_and_restore_never_replace_anything() {
-    let fixture = Fixture::new();
-    let backup = fixture.directory.path().join("backup");
-    fixture.store.backup(&backup).await.unwrap();
-    assert!(matches!(fixture.store.backup(&backup).await, Err(BackupError::Exists(_))));
-    let refused = Embedded::restore(&backup, fixture.directory.path());
-    assert!(matches!(refused, Err(RestoreError::Exists(_))));
-
-    let nonsense = fixture.directory.path().join("nonsense");
-    fs::write(&nonsense, "x").unwrap();
-    let into = fixture.directory.path().join("into");
-    assert!(Embedded::restore(&nonsense, &into).is_err());
-    assert!(!file_in(&into).exists());
 }
 
 /// A disk that loses everything that was not synced when the power goes.

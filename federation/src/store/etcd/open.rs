@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicU64;
 use etcd_client::Client;
 use tracing::warn;
 
-use super::super::change::StoreIdentity;
+use super::super::change::StoreId;
 use super::super::contract::Fault;
+use super::Etcd;
 use super::fault::Failed;
 use super::layout::Layout;
 use super::members::{ConnectError, Members, Repeat};
+use super::shared::Shared;
 use super::version::{ServerVersion, VersionVerdict};
-use super::{Etcd, Shared};
 use crate::config::EtcdConfig;
 
 /// Why an etcd cannot be used as a store.
@@ -48,7 +49,7 @@ impl Etcd {
         };
         // A read, since a member without a majority tells its status too.
         shared.revision().await?;
-        let identity = StoreIdentity { id: format!("{cluster:016x}"), restored: 0 };
+        let identity = StoreId(format!("{cluster:016x}"));
         Ok(Self { identity, version, shared: Arc::new(shared) })
     }
 }

@@ -12,7 +12,7 @@ use super::super::key::Prefix;
 use super::fault::Failed;
 use super::layout::Range;
 use super::members::Repeat;
-use super::{Shared, kv};
+use super::shared::{Shared, kv};
 
 /// Entries in one page; with the largest values they fit into one answer.
 const PAGE_ENTRIES_MAX: usize = 500;

@@ -13,7 +13,7 @@ use super::super::transaction::{Operation, Transaction};
 use super::fault::Failed;
 use super::layout::Layout;
 use super::members::Repeat;
-use super::{Shared, kv};
+use super::shared::{Shared, kv};
 
 impl Shared {
     /// A commit whose answer is lost may have happened, so it is sent once.

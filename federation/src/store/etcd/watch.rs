@@ -18,7 +18,7 @@ use super::super::key::Prefix;
 use super::fault::{Attempt, Failed};
 use super::layout::Range;
 use super::members::Repeat;
-use super::{ANSWER_BYTES_MAX, Shared};
+use super::shared::{ANSWER_BYTES_MAX, Shared};
 
 /// A quiet watch is asked whether it still lives.
 const ASKED_AFTER: Duration = Duration::from_secs(10);

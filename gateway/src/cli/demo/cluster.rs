@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use super::super::output;
+use super::etcd::Etcd;
 use super::probe;
 use super::services::{Service, Services};
 
@@ -35,15 +36,21 @@ pub(super) struct Cluster {
     directory: PathBuf,
     program: PathBuf,
     process: Child,
+    /// Goes with the cluster.
+    _etcd: Option<Etcd>,
 }
 
 impl Pair {
-    pub(super) async fn start(directory: &Path, services: &Services) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        directory: &Path,
+        services: &Services,
+        etcd: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program does not know where it is")?;
-        let onprem = Files::new(directory, "onprem", "eu", 15000)?;
+        let onprem = Files::new(directory, "onprem", "eu", 15000, etcd).await?;
         let cart = services.cart_onprem.as_ref().context("cart runs at the start")?;
         onprem.expose("cart", "shop", "8080=http", cart, Exported::Yes)?;
-        let cloud = Files::new(directory, "cloud", "us", 25000)?;
+        let cloud = Files::new(directory, "cloud", "us", 25000, etcd).await?;
         cloud.expose("cart", "shop", "8080=http", &services.cart_cloud, Exported::Yes)?;
         cloud.expose("echo", "shop", "8080=http", &services.echo_cloud, Exported::Yes)?;
         cloud.expose("ledger", "bank", "9000=tcp", &services.ledger_cloud, Exported::Yes)?;
@@ -75,23 +82,41 @@ struct Files {
     name: &'static str,
     directory: PathBuf,
     ports: [SocketAddr; 4],
+    etcd: Option<Etcd>,
 }
 
 impl Files {
-    fn new(parent: &Path, name: &'static str, region: &str, base: u16) -> anyhow::Result<Self> {
+    async fn new(
+        parent: &Path,
+        name: &'static str,
+        region: &str,
+        base: u16,
+        etcd: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let directory = parent.join(name);
         fs::create_dir_all(directory.join("conf.d"))
             .with_context(|| format!("cannot make {}", directory.display()))?;
+        let etcd = match etcd {
+            Some(program) => Some(Etcd::start(program, &directory).await?),
+            None => None,
+        };
+        let store = match &etcd {
+            Some(Etcd { endpoint, version, .. }) => {
+                output::line(format!("Cluster {name} keeps its state in etcd {version} at {endpoint}"));
+                format!("{{etcd: {{endpoints: [\"{endpoint}\"]}}}}")
+            }
+            None => "{embedded: {path: ./data}}".to_owned(),
+        };
         let ports = free_ports(base)?;
         let [mesh, east_west, dns, admin] = ports;
         let config = format!(
             "cluster: {name}\nlocality: {{region: {region}, zone: {region}-a}}\n\
-             store: {{embedded: {{path: ./data}}}}\nconfig: {{directory: ./conf.d}}\n\
+             store: {store}\nconfig: {{directory: ./conf.d}}\n\
              gateway:\n  mesh: {{address: \"{mesh}\"}}\n  eastWest: {{address: \"{east_west}\", advertise: [\"{east_west}\"]}}\n\
              dns: {{address: \"{dns}\"}}\nadmin: {{address: \"{admin}\"}}\n"
         );
         fs::write(directory.join("isthmus.yaml"), config)?;
-        Ok(Self { name, directory, ports })
+        Ok(Self { name, directory, ports, etcd })
     }
 
     /// Writes what `isthmus expose` prints.
@@ -138,7 +163,7 @@ impl Files {
             .with_context(|| format!("cannot start {}", program.display()))?;
         let [mesh, east_west, dns, admin] = self.ports;
         let (name, directory, program) = (self.name, self.directory, program.to_owned());
-        Ok(Cluster { name, mesh, east_west, dns, admin, directory, program, process })
+        Ok(Cluster { name, mesh, east_west, dns, admin, directory, program, process, _etcd: self.etcd })
     }
 }
 

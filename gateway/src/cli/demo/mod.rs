@@ -5,6 +5,8 @@
 //! services that answer live in this process. `--check` runs the scenario to its end and judges it.
 
 mod cluster;
+mod directory;
+mod etcd;
 mod intruder;
 mod probe;
 mod scenario;
@@ -14,17 +16,29 @@ mod workload;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::output;
 use cluster::Pair;
+use directory::Directory;
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// Run the scenario to its end and exit with 0 only if every step held
     #[arg(long)]
     check: bool,
+    /// Give each cluster a real etcd as its store, started for the demo
+    #[arg(long)]
+    etcd: bool,
+    /// The etcd to start
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        default_value = "etcd",
+        env = "ISTHMUS_ETCD",
+        hide_env_values = true
+    )]
+    etcd_program: PathBuf,
     /// Keep the files of the two clusters in this directory (default: a temporary one, removed at the end)
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -42,7 +56,9 @@ impl Demo {
             None => Directory::temporary()?,
         };
         let services = services::Services::start().await?;
-        let mut pair = Pair::start(directory.path(), &services).await?;
+        let mut pair =
+            Pair::start(directory.path(), &services, self.etcd.then_some(self.etcd_program.as_path()))
+                .await?;
         let ended = tokio::select! {
             ended = self.scenario(&mut pair, services) => ended,
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
@@ -87,38 +103,4 @@ fn advise(pair: &Pair) {
         output::line(format!("  {command}"));
     }
     output::line("Ctrl-C ends it.");
-}
-
-/// Where the clusters' files are; a temporary one goes with the demo.
-struct Directory {
-    path: PathBuf,
-    temporary: bool,
-}
-
-impl Directory {
-    fn kept(path: &std::path::Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self { path: path.canonicalize()?, temporary: false })
-    }
-
-    fn temporary() -> anyhow::Result<Self> {
-        let name = format!("isthmus-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let path = std::env::temp_dir().join(name);
-        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
-            .create(&path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self { path, temporary: true })
-    }
-
-    fn path(&self) -> &std::path::Path {
-        &self.path
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        if self.temporary {
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
-    }
 }
