@@ -62,7 +62,8 @@ pub use spiffe_id::{InvalidSpiffeId, SPIFFE_ID_LENGTH_MAX, SpiffeId, TRUST_DOMAI
 pub use svid::{InvalidSvid, SvidKey, X509Svid};
 pub use token::{
     InvalidToken, InvalidTokenId, JoinToken, TOKEN_ENDPOINTS_MAX, TOKEN_LENGTH_MAX, TOKEN_PINS_MAX, TokenId,
-    TokenParts, TokenRecord, exporter, join_client_config, join_server_config,
+    TokenParts, TokenRecord, exporter, join_client_config, join_server_config, node_client_config,
+    node_server_config,
 };
 pub use verify::{
     CERTIFICATE_BYTES_MAX, CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, ChainBounds, ClientAuth, ExpectedPeer,

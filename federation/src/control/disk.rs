@@ -3,6 +3,7 @@
 //! ```text
 //!   <data>/gateway/state   one head line, then the parts of the state, a line each
 //!                  svid    chain and key in PEM, mode 0600
+//!                  pending the key of an SVID that is still being asked for, with the request
 //! ```
 //! Files are replaced whole: a crash leaves the old content or the new one. A state that cannot be read
 //! is set aside as `state.bad` and is never a reason not to start; a key that others could have read is
@@ -16,13 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateSigningRequestDer, UnixTime};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use trust_bundle::{InvalidSvid, SvidHandle, TrustStore, X509Svid};
+use trust_bundle::{InvalidSvid, SvidHandle, SvidKey, TrustStore, X509Svid, pem};
 use zeroize::Zeroizing;
 
 use super::state::{Delta, Digest, Held, InvalidState, Parts, STATE_BYTES_MAX, State};
@@ -30,6 +32,7 @@ use crate::snapshot::{Generation, Snapshot};
 
 const STATE: &str = "state";
 const SVID: &str = "svid";
+const PENDING: &str = "pending";
 /// Where a file goes that cannot be read, for whoever wants to know why.
 const BAD: &str = "bad";
 /// The first word and the version of a state's head line.
@@ -37,7 +40,7 @@ const MAGIC: &str = "isthmus-state 1";
 /// A head line is a word, two numbers and a digest.
 const HEAD_BYTES_MAX: u64 = 256;
 /// Chain and key: a few kilobytes.
-const SVID_BYTES_MAX: u64 = 256 * 1024;
+const SECRET_BYTES_MAX: u64 = 256 * 1024;
 
 /// Changes within this time are saved as one.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
@@ -55,6 +58,14 @@ struct Inner {
     directory: PathBuf,
     /// What the file holds, so that the next state costs only what changed.
     saved: Mutex<Option<Parts>>,
+}
+
+/// A key that has no certificate yet.
+#[derive(Debug)]
+pub struct Pending {
+    pub key: SvidKey,
+    /// PKCS#10, DER.
+    pub csr: Vec<u8>,
 }
 
 /// Why something was not read or written.
@@ -126,7 +137,45 @@ impl Disk {
 
     /// The SVID that was saved last, whether it is still valid or not.
     pub fn load_svid(&self) -> Result<Option<X509Svid>, DiskError> {
-        let path = self.path(SVID);
+        let Some(pem) = self.read_secret(SVID)? else { return Ok(None) };
+        let svid = X509Svid::from_pem(&pem, &pem);
+        svid.map(Some).map_err(|cause| DiskError::Svid { path: self.path(SVID), cause })
+    }
+
+    /// Replaces chain and key as one.
+    pub fn save_svid(&self, svid: &X509Svid) -> Result<(), DiskError> {
+        self.replace(SVID, &[svid.chain_pem().as_bytes(), svid.key().to_pem().as_bytes()])
+    }
+
+    /// The key of an SVID that is not there yet, with the request for it: the same after a crash.
+    pub fn pending(&self) -> Result<Pending, DiskError> {
+        let path = self.path(PENDING);
+        if let Some(pem) = self.read_secret(PENDING)? {
+            let svid = |cause| DiskError::Svid { path: path.clone(), cause };
+            let key = SvidKey::from_pem(&pem).map_err(InvalidSvid::Key).map_err(svid)?;
+            let csr = CertificateSigningRequestDer::from_pem_slice(&pem);
+            let csr = csr.map_err(|_malformed| InvalidSvid::NotPem).map_err(svid)?;
+            return Ok(Pending { key, csr: csr.to_vec() });
+        }
+        let key = SvidKey::generate();
+        let csr = key.csr();
+        let request = pem::encode("CERTIFICATE REQUEST", &csr);
+        self.replace(PENDING, &[key.to_pem().as_bytes(), request.as_bytes()])?;
+        Ok(Pending { key, csr })
+    }
+
+    /// Once there is an SVID.
+    pub fn forget_pending(&self) -> Result<(), DiskError> {
+        let path = self.path(PENDING);
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(DiskError::Io { path, cause }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file that only its owner could have read; none if it is not there.
+    fn read_secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, DiskError> {
+        let path = self.path(name);
         let failed = |cause| DiskError::Io { path: path.clone(), cause };
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -138,15 +187,9 @@ impl Disk {
             return Err(DiskError::Exposed { path, mode });
         }
         // Room for all of it at once: growing would leave copies of the key behind.
-        let mut pem = Zeroizing::new(Vec::with_capacity(SVID_BYTES_MAX as usize));
-        file.take(SVID_BYTES_MAX).read_to_end(&mut pem).map_err(failed)?;
-        let svid = X509Svid::from_pem(&pem, &pem).map_err(|cause| DiskError::Svid { path, cause })?;
-        Ok(Some(svid))
-    }
-
-    /// Replaces chain and key as one.
-    pub fn save_svid(&self, svid: &X509Svid) -> Result<(), DiskError> {
-        self.replace(SVID, &[svid.chain_pem().as_bytes(), svid.key().to_pem().as_bytes()])
+        let mut content = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX as usize));
+        file.take(SECRET_BYTES_MAX).read_to_end(&mut content).map_err(failed)?;
+        Ok(Some(content))
     }
 
     /// Saves whatever changes, until told to stop; what changed last is saved before the end.
@@ -270,7 +313,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::LazyLock;
 
-    use trust_bundle::{BuiltinCa, CaSettings, SpiffeId, SvidKey, TrustDomain};
+    use trust_bundle::{BuiltinCa, CaSettings, SpiffeId, TrustDomain};
 
     use super::*;
     use crate::clock;

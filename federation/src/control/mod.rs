@@ -1,11 +1,29 @@
 //! The seam between control plane and data plane: snapshots down; reports and signing requests up.
 //!
-//! In one process these are plain channels. Roles in separate processes will carry the same messages
-//! in one mutually authenticated stream to the leading federation process; that stream belongs here.
+//! In one process these are plain channels. Roles in processes of their own carry the same messages in
+//! one mutually authenticated stream from each gateway to the leading federation process:
+//!
+//! ```text
+//!   catalog, trust ─► feed ─► server ══ state, changes ══► client ─► trust, snapshot ─► data plane
+//!                  gateways ◄───┘ ◄═ reports, CSR, acks ═══╝  └─► disk
+//! ```
+//! `state` says what is sent, `disk` keeps it, `gateways` puts together what is reported. `nodes` gives
+//! a new gateway its first SVID, and `handover` carries connections of peers on to the leader.
 
+mod client;
 pub mod disk;
+mod gateways;
+pub mod handover;
+pub mod message;
+pub mod nodes;
 mod renewal;
+mod server;
 pub mod state;
+mod term;
+
+#[allow(warnings, clippy::all, clippy::allow_attributes_without_reason, clippy::unwrap_used, reason = "generated")]
+#[rustfmt::skip]
+mod proto;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +33,20 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot, watch};
 use trust_bundle::SpiffeId;
 
-use crate::model::ClusterName;
+use crate::model::{ClusterName, Label};
 use crate::snapshot::{Generation, Snapshot};
 
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientDeps, ControlStatus};
+pub use gateways::{Attached, GATEWAY_GRACE, GatewayStatus, Gateways};
 pub use renewal::keep_renewed;
+pub use server::{Refusals, Server, ServerDeps, Settings};
+pub use term::{Standing, Term, TermDeps};
+
+/// Names one life of one gateway process.
+pub type ReplicaName = Label;
 
 /// Reports that may wait for the control plane; a gateway that finds it full drops the report and
 /// sends a newer one with the next change.

@@ -22,12 +22,12 @@ use crate::model::{ClusterName, GatewayAddress, Host};
 /// A connection that takes longer is tried elsewhere.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
 /// As long as a server gives its clients.
-pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
 const RESOLVED_MAX: usize = 4;
 /// Between two clusters nothing may be silent for long: a router on the way forgets idle connections.
-pub(super) const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-pub(super) const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
+pub(crate) const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
 
 /// Why an address led to no peer.
 #[derive(Debug, thiserror::Error)]
@@ -47,19 +47,19 @@ pub enum DialError {
 }
 
 /// A connection, and the address that it leads to.
-pub(super) struct Dialled {
-    pub(super) tls: TlsStream<TcpStream>,
-    pub(super) address: SocketAddr,
+pub(crate) struct Dialled {
+    pub(crate) tls: TlsStream<TcpStream>,
+    pub(crate) address: SocketAddr,
 }
 
 /// The name in SNI by which gateways know for whom a connection is.
-pub(super) fn server_name(service: &str, cluster: &ClusterName) -> ServerName<'static> {
+pub(crate) fn server_name(service: &str, cluster: &ClusterName) -> ServerName<'static> {
     let name = format!("{service}.{cluster}.isthmus.internal");
     ServerName::try_from(name).expect("a label between labels is a host name")
 }
 
 /// Dials one advertised address.
-pub(super) async fn dial(
+pub(crate) async fn dial(
     address: &GatewayAddress,
     rules: Option<(&AddressRules, Near)>,
     config: Arc<ClientConfig>,
@@ -113,13 +113,13 @@ async fn connect(
 }
 
 /// What our own verifier said, where it was that which made a handshake fail.
-pub(super) fn rejection(error: &io::Error) -> Option<Rejection> {
+pub(crate) fn rejection(error: &io::Error) -> Option<Rejection> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Rejection::in_tls(error).cloned()
 }
 
 /// A gRPC channel over one connection that is there already; it is never made anew.
-pub(super) async fn channel<S>(
+pub(crate) async fn channel<S>(
     name: &ServerName<'static>,
     stream: S,
 ) -> Result<Channel, tonic::transport::Error>

@@ -46,7 +46,7 @@ impl fmt::Debug for HandedOver {
 }
 
 /// A stream after its handshake, with what the services on it may know of the other end.
-pub(super) struct Terminated<S, C> {
+pub(crate) struct Terminated<S, C> {
     stream: S,
     caller: C,
     /// Ends the stream from outside; everything on it fails at once.
@@ -73,7 +73,7 @@ pub(super) struct JoinCaller {
 }
 
 impl<S, C> Terminated<S, C> {
-    pub(super) fn new(stream: S, caller: C, connection: Option<&Connection>) -> Self {
+    pub(crate) fn new(stream: S, caller: C, connection: Option<&Connection>) -> Self {
         let cut = connection.map(|connection| Box::pin(connection.cut_token().clone().cancelled_owned()));
         Self { stream, caller, cut }
     }

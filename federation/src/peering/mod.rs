@@ -20,10 +20,10 @@ pub mod records;
 pub mod seat;
 pub mod wire;
 
-mod dial;
+pub(crate) mod dial;
 mod dialler;
 mod handle;
-mod io;
+pub(crate) mod io;
 mod peers;
 mod relationships;
 mod server;

@@ -9,6 +9,7 @@
 //!            /trust/ack/<replica>            what a replica's verifier uses (lease)
 //!            /peer/<cluster>                 a relationship
 //!            /join/<id>                      a join token's record (lease)
+//!            /node/<id>                      a node token's record (lease)
 //!            /import/<cluster>/sync          how far the peer's stream was received
 //!            /import/<cluster>/svc/<ns>/<svc>
 //!            /address/<ns>/<svc>             a service's number in the pool
@@ -41,6 +42,7 @@ pub enum Place {
     Acknowledgement(Label),
     Peer(ClusterName),
     Join(TokenId),
+    Node(TokenId),
     ImportSync(ClusterName),
     Import(ClusterName, ServiceName),
     Address(ServiceName),
@@ -67,6 +69,7 @@ impl Place {
             Self::Acknowledgement(replica) => format!("trust/ack/{replica}"),
             Self::Peer(cluster) => format!("peer/{cluster}"),
             Self::Join(id) => format!("join/{id}"),
+            Self::Node(id) => format!("node/{id}"),
             Self::ImportSync(peer) => format!("import/{peer}/sync"),
             Self::Import(peer, service) => {
                 format!("import/{peer}/svc/{}/{}", service.namespace, service.name)
@@ -92,6 +95,7 @@ impl Place {
             ["trust", "ack", replica] => Self::Acknowledgement(name(replica)?),
             ["peer", cluster] => Self::Peer(name(cluster)?),
             ["join", id] => Self::Join(id.parse().ok()?),
+            ["node", id] => Self::Node(id.parse().ok()?),
             ["import", peer, "sync"] => Self::ImportSync(name(peer)?),
             ["import", peer, "svc", ns, svc] => Self::Import(name(peer)?, service(ns, svc)?),
             ["address", ns, svc] => Self::Address(service(ns, svc)?),
@@ -138,6 +142,10 @@ pub fn peers() -> Prefix {
 
 pub fn joins() -> Prefix {
     prefix("join/")
+}
+
+pub fn nodes() -> Prefix {
+    prefix("node/")
 }
 
 pub fn imports() -> Prefix {

@@ -21,7 +21,7 @@ pub use id::{InvalidTokenId, TokenId};
 pub use join_token::{JoinToken, TokenParts};
 pub use proof::TokenRecord;
 pub use text::InvalidToken;
-pub use tls::{exporter, join_client_config, join_server_config};
+pub use tls::{exporter, join_client_config, join_server_config, node_client_config, node_server_config};
 
 /// The longest token text that is read; a full one has about 6 KiB.
 pub const TOKEN_LENGTH_MAX: usize = 8 * 1024;

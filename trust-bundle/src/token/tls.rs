@@ -16,8 +16,8 @@ use crate::random::random;
 use crate::source::SvidHandle;
 use crate::spiffe_id::SpiffeId;
 use crate::verify::{
-    ClientAuth, Judge, PeerSide, PeerVerifier, Rejection, check_chain_bounds, client_with, server_with,
-    verify_under,
+    ClientAuth, Judge, PeerSide, PeerVerifier, Rejection, anonymous_client_with, check_chain_bounds,
+    client_with, server_with, verify_under,
 };
 
 const ALPN: &[&[u8]] = &[b"h2"];
@@ -41,6 +41,17 @@ pub fn join_client_config(token: &JoinToken, svid: &SvidHandle) -> Arc<ClientCon
 /// fits: what a stranger does to his connection must neither panic here nor get him anywhere.
 pub fn exporter<T>(connection: &ConnectionCommon<T>) -> [u8; 32] {
     connection.export_keying_material([0; 32], EXPORTER_LABEL, None).unwrap_or_else(|_no_keys| random())
+}
+
+/// The listener for new nodes, who have no SVID yet; shows what [`join_server_config`] shows.
+pub fn node_server_config(svid: &SvidHandle) -> Arc<ServerConfig> {
+    server_with(PeerVerifier::of_clients(JudgedLater, ClientAuth::Optional), svid, ALPN)
+}
+
+/// A new node's side: it believes the pinned root, and has nothing to show but the token.
+pub fn node_client_config(token: &JoinToken) -> Arc<ClientConfig> {
+    let judge = Pinned { pins: token.pins().to_vec(), join_id: token.join_id().clone() };
+    anonymous_client_with(PeerVerifier::of_servers(judge), ALPN)
 }
 
 /// Lets any chain pass that is small enough to look at later.

@@ -33,7 +33,7 @@ pub(crate) use leaf::{
     Leaf, ca_constraints, check_chain_bounds, parse_certificate, signs_certificates, unix_time,
 };
 pub(crate) use path::verify_under;
-pub(crate) use tls::{client_with, server_with};
+pub(crate) use tls::{anonymous_client_with, client_with, server_with};
 pub(crate) use verifier::{Judge, PeerVerifier};
 
 /// The one crypto provider; passed explicitly everywhere, never taken from the process.

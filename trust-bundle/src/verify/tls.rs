@@ -88,12 +88,25 @@ pub(crate) fn client_with(
     svid: &SvidHandle,
     alpn: &[&[u8]],
 ) -> Arc<ClientConfig> {
+    client_showing(verifier, Arc::new(CurrentSvid(svid.clone())), alpn)
+}
+
+/// A client that has no SVID to show.
+pub(crate) fn anonymous_client_with(verifier: PeerVerifier<impl Judge>, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    client_showing(verifier, Arc::new(NoSvid), alpn)
+}
+
+fn client_showing(
+    verifier: PeerVerifier<impl Judge>,
+    shown: Arc<dyn ResolvesClientCert>,
+    alpn: &[&[u8]],
+) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("ring speaks TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(CurrentSvid(svid.clone())));
+        .with_client_cert_resolver(shown);
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Arc::new(config)
@@ -121,6 +134,20 @@ impl Judge for Trusted {
 /// Shows whatever SVID is the current one.
 #[derive(Debug)]
 struct CurrentSvid(SvidHandle);
+
+/// Shows nothing: a node that is about to get its first SVID.
+#[derive(Debug)]
+struct NoSvid;
+
+impl ResolvesClientCert for NoSvid {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
 
 impl ResolvesServerCert for CurrentSvid {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {

@@ -6,7 +6,9 @@
 //! ```
 //! JSON has no line breaks of its own, and keys have no spaces.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
 
 use super::{InvalidKey, Key, PARTS_MAX, STATE_BYTES_MAX};
 
@@ -44,20 +46,21 @@ impl Delta {
     }
 
     pub fn to_bytes(&self) -> Bytes {
-        let mut bytes = Vec::with_capacity(self.length());
-        for (key, json) in &self.put {
-            bytes.push(b'+');
-            bytes.extend_from_slice(key.as_str().as_bytes());
-            bytes.push(b' ');
-            bytes.extend_from_slice(json);
-            bytes.push(b'\n');
-        }
-        for key in &self.removed {
-            bytes.push(b'-');
-            bytes.extend_from_slice(key.as_str().as_bytes());
-            bytes.push(b'\n');
-        }
-        bytes.into()
+        let mut bytes = BytesMut::with_capacity(self.length());
+        self.pieces().for_each(|piece| bytes.extend_from_slice(&piece));
+        bytes.freeze()
+    }
+
+    /// The same bytes, some at a time; what is shared stays shared until it is sent.
+    pub fn chunks(&self) -> Chunks {
+        Chunks { pieces: self.pieces().collect() }
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Bytes> {
+        let put = self.put.iter().flat_map(|(key, json)| {
+            [Bytes::from(format!("+{key} ")), json.clone(), Bytes::from_static(b"\n")]
+        });
+        put.chain(self.removed.iter().map(|key| Bytes::from(format!("-{key}\n"))))
     }
 
     /// Reads what [`Self::to_bytes`] wrote; the JSON of the parts is not looked at.
@@ -83,6 +86,32 @@ impl Delta {
             }
         }
         Ok(delta)
+    }
+}
+
+/// The rest of a change that is being sent.
+#[derive(Debug, Clone, Default)]
+pub struct Chunks {
+    pieces: VecDeque<Bytes>,
+}
+
+impl Chunks {
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The next bytes, at most so many; empty at the end.
+    pub fn next(&mut self, length_max: usize) -> Bytes {
+        let mut chunk = BytesMut::with_capacity(length_max);
+        while let Some(piece) = self.pieces.front_mut() {
+            let taken = piece.split_to(piece.len().min(length_max - chunk.len()));
+            chunk.extend_from_slice(&taken);
+            if !piece.is_empty() {
+                break;
+            }
+            self.pieces.pop_front();
+        }
+        chunk.freeze()
     }
 }
 

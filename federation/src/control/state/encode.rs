@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Delta, Digest, Key, State, part};
+use super::{Delta, Digest, Key, Position, State, part};
 use crate::model::{ClusterName, Import, Listener, ServiceName};
 use crate::snapshot::{Generation, Snapshot};
 
@@ -43,6 +43,10 @@ impl Parts {
 
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    pub fn position(&self) -> Position {
+        Position { generation: self.generation(), digest: self.digest }
     }
 
     /// Everything, as a change of nothing.

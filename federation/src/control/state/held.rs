@@ -9,7 +9,7 @@ use trust_bundle::{Bundle, InvalidBundle, TrustDomain};
 
 use super::key::Kind;
 use super::part::{self, InvalidPart};
-use super::{Delta, Digest, InvalidDelta, InvalidKey, Key, PARTS_MAX, State};
+use super::{Delta, Digest, InvalidDelta, InvalidKey, Key, PARTS_MAX, Parts, State};
 use crate::model::{ClusterName, HttpRoute, Import, Listener, ObjectKey, ServiceName};
 use crate::snapshot::{Generation, ListenerView, LocalCluster, PeerView, ServiceView, Snapshot};
 
@@ -30,6 +30,8 @@ pub enum InvalidState {
     NoCluster,
     #[error("more than {PARTS_MAX} parts")]
     TooManyParts,
+    #[error("it was not read to its end: {0}")]
+    Ended(String),
     #[error("the content has digest {found}, announced was {announced}")]
     Digest { found: Digest, announced: Digest },
 }
@@ -55,6 +57,11 @@ pub fn decode(bytes: &Bytes, generation: Generation, now: UnixTime) -> Result<St
 }
 
 impl Held {
+    /// What a state that was not received makes: one from the disk.
+    pub fn of(state: &State, now: UnixTime) -> Result<Self, InvalidState> {
+        Self::default().apply(&Parts::encode(state.clone(), None).full(), now)
+    }
+
     /// What is held once a change is taken in; the value itself does not change.
     pub fn apply(&self, delta: &Delta, now: UnixTime) -> Result<Self, InvalidState> {
         let mut change = Change { held: self.clone(), now, imports: BTreeSet::new(), peers: BTreeSet::new() };

@@ -26,7 +26,7 @@ use trust_bundle::{Bundle, Hex, TrustDomain, TrustStore, from_hex};
 
 use crate::snapshot::{Generation, Snapshot};
 
-pub use delta::{Delta, InvalidDelta};
+pub use delta::{Chunks, Delta, InvalidDelta};
 pub use encode::{Parts, diff};
 pub use held::{Held, InvalidState, decode};
 pub use key::{InvalidKey, Key};
@@ -64,6 +64,13 @@ impl PartialEq for State {
         };
         self.snapshot == other.snapshot && digests(self) == digests(other)
     }
+}
+
+/// How far somebody is: which generation, and what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Position {
+    pub generation: Generation,
+    pub digest: Digest,
 }
 
 /// Names the content of a state: SHA-256 over the keys and digests of its parts.

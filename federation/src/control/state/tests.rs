@@ -241,6 +241,14 @@ proptest! {
         let parts = Parts::encode(state.clone(), None);
         let full = parts.full();
         prop_assert_eq!(full.length(), full.to_bytes().len());
+        let (mut chunks, mut sent) = (full.chunks(), Vec::new());
+        loop {
+            let chunk = chunks.next(100);
+            prop_assert!(chunk.len() <= 100);
+            if chunk.is_empty() { break }
+            sent.extend_from_slice(&chunk);
+        }
+        prop_assert_eq!(&sent, &full.to_bytes());
         let read = decode(&full.to_bytes(), state.generation(), clock::unix_now()).unwrap();
         prop_assert_eq!(&read, &state);
         // What was read gives the same bytes, so the digest is one of the content.

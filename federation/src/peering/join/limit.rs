@@ -15,18 +15,18 @@ const ONE_SOURCE: Rate = Rate { burst: 5, per_second: 0.2 };
 const SOURCES_MAX: usize = 1024;
 
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     everywhere: TokenBucket,
     sources: HashMap<Network, (TokenBucket, Instant)>,
 }
 
 impl Limit {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { everywhere: TokenBucket::new(EVERYWHERE, now), sources: HashMap::new() }
     }
 
     /// May this address try now. Who is over its own rate takes nothing from the others.
-    pub(super) fn admits(&mut self, address: IpAddr, now: Instant) -> bool {
+    pub(crate) fn admits(&mut self, address: IpAddr, now: Instant) -> bool {
         let source = Network::from(address);
         if !self.sources.contains_key(&source) && self.sources.len() >= SOURCES_MAX {
             self.forget_the_quietest();

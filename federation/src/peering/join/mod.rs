@@ -13,7 +13,7 @@
 //! believe each other's bundle and nothing else.
 
 mod ask;
-mod limit;
+pub(crate) mod limit;
 mod redeem;
 mod tokens;
 
