@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::network::{Machine, Network, room};
-use crate::process::Process;
+use crate::process::{Printed, Process};
 use crate::traffic::{HTTP_PORTS, Plan, TCP_PORT};
 use crate::wait;
 
@@ -60,7 +60,7 @@ pub(crate) struct Cluster {
     pub(crate) site: &'static Site,
     pub(crate) workloads: Machine,
     pub(crate) processes: Vec<Process>,
-    layout: Layout,
+    pub(crate) layout: Layout,
 }
 
 impl Cluster {
@@ -92,7 +92,8 @@ impl Cluster {
         for &(name, host) in gateways {
             let machine = machine((name, host))?;
             let pool = pool(site.number, host);
-            machine.own(&pool)?;
+            // A gateway listens on all of them; packets come to it for its own.
+            gateways.iter().try_for_each(|(_, host)| machine.own(&self::pool(site.number, *host)))?;
             cluster.workloads.route(&pool, &machine)?;
             let role = if layout == Layout::Whole { "run" } else { "gateway" };
             cluster.add(&machine, name, role, programs)?;
@@ -159,12 +160,13 @@ impl Cluster {
             }
             _ => {
                 settings += &format!(
-                    "store: {{etcd: {{endpoints: [\"http://{}\"]}}}}\ncontrol: {{address: {}, advertise: {}}}\n\
-                     gateway: {{eastWest: {{advertise: {}}}}}\ntrust: {{ca: {{directory: {}}}}}\n",
+                    "store: {{etcd: {{endpoints: [\"http://{}\"]}}}}\ncontrol: {{address: {}, advertise: {}, leaderTtl: 4s}}\n\
+                     gateway: {{eastWest: {{advertise: {}}}, virtual: {{pools: {}}}}}\ntrust: {{ca: {{directory: {}}}}}\n",
                     at(ETCD.1, ETCD_PORT).trim_matches('"'),
                     own(CONTROL_PORT),
                     every(&FEDERATIONS, CONTROL_PORT),
                     every(&GATEWAYS, EAST_WEST_PORT),
+                    pools(*number),
                     self.directory("ca").display()
                 );
             }
@@ -179,6 +181,10 @@ impl Cluster {
         let of = |word: &str| names.iter().filter(|name| name.contains(word)).cloned().collect::<Vec<_>>();
         for name in of("/etcd").into_iter().chain(of("/federation")) {
             self.process_mut(&name)?.start()?;
+            if name.contains("/federation") {
+                // The first one makes the CA that the others share.
+                self.until_alive(&name, &["status", "-o", "json"], |printed| !printed.answer.is_empty())?;
+            }
         }
         for name in of("/gateway") {
             if self.layout == Layout::Apart {
@@ -186,14 +192,24 @@ impl Cluster {
             }
             self.process_mut(&name)?.start()?;
         }
-        for name in of("/federation").into_iter().chain(of("/gateway")) {
-            let process = self.process_mut(&name)?;
-            wait::until(&format!("{name} is ready"), START_TIME_MAX, || match process.died() {
-                Some(status) => Ok(Err(anyhow::anyhow!("{name} ended by itself: {status}"))),
-                None => process.operator(&["status"], "")?.success().map(|_printed| Ok(())),
-            })??;
-        }
-        Ok(())
+        of("/gateway").iter().try_for_each(|name| self.until_alive(name, &["status"], |said| said.succeeded))
+    }
+
+    /// Waits for an answer of a process that must not end meanwhile.
+    fn until_alive(
+        &mut self,
+        name: &str,
+        arguments: &[&str],
+        good: impl Fn(&Printed) -> bool,
+    ) -> anyhow::Result<()> {
+        let process = self.process_mut(name)?;
+        wait::until(&format!("{name} answers"), START_TIME_MAX, || match process.died() {
+            Some(status) => Ok(Err(anyhow::anyhow!("{name} ended by itself: {status}"))),
+            None => match process.operator(arguments, "")? {
+                printed if good(&printed) => Ok(Ok(())),
+                printed => anyhow::bail!("{}{}", printed.answer, printed.notes),
+            },
+        })?
     }
 
     /// The gateway gets its first SVID with a token of whoever leads.
@@ -265,6 +281,11 @@ pub(crate) struct Programs {
 /// The addresses of the services of others at one gateway.
 fn pool(number: u8, host: u8) -> String {
     format!("10.{number}.{}.0/24", 100 + host)
+}
+
+fn pools(number: u8) -> String {
+    let all: Vec<_> = GATEWAYS.iter().map(|(_, host)| format!("\"{}\"", pool(number, *host))).collect();
+    format!("[{}]", all.join(", "))
 }
 
 /// Does an address belong to a gateway: its own, or one of its pool.

@@ -14,6 +14,7 @@ mod cluster;
 mod drive;
 mod ledger;
 mod network;
+mod outages;
 mod process;
 mod says;
 mod scenario;
@@ -76,7 +77,10 @@ fn outside(chosen: &[&str], arguments: &[String]) -> anyhow::Result<()> {
 fn select(arguments: &[&str]) -> Vec<Scenario> {
     let words: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let mut scenarios = scenarios::all(arguments.contains(&"--long"));
-    scenarios.retain(|scenario| words.is_empty() || words.iter().any(|word| scenario.name.contains(**word)));
+    scenarios.retain(|scenario| match words.as_slice() {
+        [] => !scenario.only_by_name,
+        words => words.iter().any(|word| scenario.name.contains(**word)),
+    });
     scenarios
 }
 
@@ -98,7 +102,7 @@ fn inside(chosen: &[&str]) -> ExitCode {
 
 fn play(scenario: &Scenario) -> anyhow::Result<()> {
     let own = std::env::current_exe()?;
-    let programs = Programs { isthmus: isthmus_beside(&own)?, etcd: None, own };
+    let programs = Programs { isthmus: isthmus_beside(&own)?, etcd: etcd(), own };
     let mut stage = Stage::set(scenario.layout, &programs)?;
     let played = stage.begin(&programs).and_then(|()| stage.play(&scenario.steps));
     let ended = stage.end();
@@ -122,6 +126,18 @@ fn show_logs(stage: &Stage, name: &str) -> anyhow::Result<()> {
     }
     say(format!("whole logs: {}", kept.display()));
     Ok(())
+}
+
+/// As the tests of the store find it.
+fn etcd() -> Option<std::path::PathBuf> {
+    let named = std::env::var_os("ISTHMUS_ETCD").map(std::path::PathBuf::from);
+    let home = std::env::var_os("XDG_CACHE_HOME")
+        .map(std::path::PathBuf::from)
+        .or_else(|| Some(std::path::Path::new(&std::env::var_os("HOME")?).join(".cache")));
+    let kept = home.map(|cache| cache.join("isthmus/etcd/usr/bin/etcd"));
+    let paths = std::env::var_os("PATH");
+    let in_path = paths.iter().flat_map(std::env::split_paths).map(|directory| directory.join("etcd"));
+    named.into_iter().chain(in_path).chain(kept).find(|path| path.is_file())
 }
 
 fn clients(plan: &str) -> anyhow::Result<()> {

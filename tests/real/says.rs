@@ -11,6 +11,8 @@ use crate::process::Process;
 pub(crate) enum Says {
     /// Every peer is fresh and every path to one is up.
     PeersReachable,
+    /// Every peer is fresh.
+    PeersFresh,
     /// Nothing can be sent to any peer.
     PeersUnreachable,
     /// What the peer exports can no longer be used, and it is said so.
@@ -18,6 +20,14 @@ pub(crate) enum Says {
     /// Clients of its own cluster and those of the peer get answers through this gateway again.
     Serves,
     NoProblems,
+    /// What is served is the control plane's newest word.
+    StateIsFresh,
+    /// It is not, and status says since when.
+    StateIsStale,
+    Leads,
+    StoreIsGood,
+    /// The store does not answer, and status says since when.
+    StoreIsStale,
 }
 
 impl Says {
@@ -31,6 +41,18 @@ impl Says {
             Self::PeersReachable => {
                 every_peer(status, "freshness", "fresh")?;
                 every_peer(status, "path", "up")
+            }
+            Self::PeersFresh => every_peer(status, "freshness", "fresh"),
+            Self::StateIsFresh => equals(status, "/control/reachable", true),
+            Self::StateIsStale => {
+                equals(status, "/control/reachable", false)?;
+                said(status, "/control/since")
+            }
+            Self::Leads => equals(status, "/leader/here", true),
+            Self::StoreIsGood => equals(status, "/store/condition", "good"),
+            Self::StoreIsStale => {
+                equals(status, "/store/condition", "failing")?;
+                said(status, "/store/since")
             }
             Self::PeersUnreachable => every_peer(status, "path", "down"),
             Self::PeersExpired => every_peer(status, "freshness", "expired"),
@@ -66,4 +88,14 @@ fn every_peer(status: &Value, field: &str, expected: &str) -> anyhow::Result<()>
 
 fn list(status: &Value, field: &str) -> anyhow::Result<Vec<Value>> {
     Ok(status[field].as_array().with_context(|| format!("no {field}"))?.clone())
+}
+
+fn equals(status: &Value, path: &str, expected: impl Into<Value>) -> anyhow::Result<()> {
+    let found = status.pointer(path).with_context(|| format!("no {path}"))?;
+    if *found == expected.into() { Ok(()) } else { bail!("{path} is {found}") }
+}
+
+fn said(status: &Value, path: &str) -> anyhow::Result<()> {
+    let found = status.pointer(path).and_then(Value::as_str);
+    found.map(drop).with_context(|| format!("{path} is not said"))
 }

@@ -25,6 +25,8 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) layout: Layout,
     pub(crate) about: &'static str,
+    /// Not among those that run when none is named.
+    pub(crate) only_by_name: bool,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -52,6 +54,8 @@ pub(crate) enum Step {
     OutageEnds,
     /// Asked of a process until it is so.
     Until(String, Says),
+    /// Somebody leads the cluster with a good store and fresh peers, and both gateways serve from that.
+    Converged(String),
     /// What the operator sees is printed.
     Show(String),
 }
@@ -103,6 +107,9 @@ impl Stage {
         for cluster in &mut self.clusters {
             cluster.come_up()?;
         }
+        if self.clusters.iter().any(|cluster| cluster.layout == Layout::Apart) {
+            SITES.iter().try_for_each(|site| self.leader_of(site.name).map(drop))?;
+        }
         let [onprem, cloud] = self.clusters.as_slice() else { bail!("two clusters") };
         let token = wait::until("an invitation", CONDITION_TIME_MAX, || {
             cloud.ask_leader(&["peer", "invite", onprem.site.name], "")
@@ -110,13 +117,67 @@ impl Stage {
         wait::until("the clusters join", CONDITION_TIME_MAX, || {
             onprem.ask_leader(&["peer", "join"], &token)
         })?;
-        for name in self.names("/gateway") {
-            let peers = Says::PeersReachable;
-            self.until(&name, &peers)?;
+        for cluster in &self.clusters {
+            match cluster.layout {
+                Layout::Whole => {
+                    self.until(&format!("{}/gateway-1", cluster.site.name), &Says::PeersReachable)?
+                }
+                Layout::Apart => self.converged(cluster.site.name)?,
+            }
         }
         say(format!("both clusters are up and joined after {}", span(clock::now() - began)));
-        self.traffic = Some(Traffic::start(&self.clusters, programs)?);
+        let traffic = Traffic::start(&self.clusters, programs)?;
+        traffic.calm(CALM, CONDITION_TIME_MAX)?;
+        traffic.forget();
+        self.traffic = Some(traffic);
         Ok(())
+    }
+
+    /// The federation process that leads a cluster.
+    fn leader_of(&self, cluster: &str) -> anyhow::Result<String> {
+        let names = self.names(&format!("{cluster}/federation"));
+        wait::until(&format!("somebody leads {cluster}"), CONDITION_TIME_MAX, || {
+            let mut wrong = anyhow::anyhow!("nobody runs");
+            for name in &names {
+                match self.holds(name, &Says::Leads) {
+                    Ok(()) => return Ok(name.clone()),
+                    Err(error) => wrong = error.context(name.clone()),
+                }
+            }
+            Err(wrong)
+        })
+    }
+
+    fn converged(&self, cluster: &str) -> anyhow::Result<()> {
+        let began = clock::now();
+        wait::until(&format!("{cluster} converges"), CONDITION_TIME_MAX, || {
+            let leader = self.leader_of(cluster)?;
+            self.holds(&leader, &Says::StoreIsGood)?;
+            self.holds(&leader, &Says::PeersFresh)?;
+            let generation = self.status(&leader)?["generation"].clone();
+            for gateway in self.names(&format!("{cluster}/gateway")) {
+                self.holds(&gateway, &Says::StateIsFresh)?;
+                let serves = self.status(&gateway)?["generation"].clone();
+                if serves != generation {
+                    bail!("{leader} has generation {generation}, {gateway} {serves}");
+                }
+            }
+            Ok(())
+        })?;
+        say(format!("    {cluster} converged after {}", span(clock::now() - began)));
+        Ok(())
+    }
+
+    fn status(&self, name: &str) -> anyhow::Result<Value> {
+        let printed = self.find(name)?.operator(&["status", "-o", "json"], "")?;
+        serde_json::from_str(&printed.answer)
+            .with_context(|| format!("{name} says no status: {}", printed.notes.trim()))
+    }
+
+    fn holds(&self, name: &str, says: &Says) -> anyhow::Result<()> {
+        let traffic =
+            || self.traffic.as_ref().map(|traffic| traffic.since(self.phase.mark)).unwrap_or_default();
+        says.holds(&self.status(name)?, self.find(name)?, traffic)
     }
 
     pub(crate) fn play(&mut self, steps: &[Step]) -> anyhow::Result<()> {
@@ -196,6 +257,7 @@ impl Stage {
                 }
             }
             Step::Until(name, says) => self.until(name, says)?,
+            Step::Converged(cluster) => self.converged(cluster)?,
             Step::Show(name) => self.show(name)?,
         }
         Ok(())
@@ -214,15 +276,7 @@ impl Stage {
 
     fn until(&self, name: &str, says: &Says) -> anyhow::Result<()> {
         let began = clock::now();
-        let process = self.find(name)?;
-        let traffic =
-            || self.traffic.as_ref().map(|traffic| traffic.since(self.phase.mark)).unwrap_or_default();
-        wait::until(&format!("{name} says {says:?}"), CONDITION_TIME_MAX, || {
-            let printed = process.operator(&["status", "-o", "json"], "")?;
-            let status: Value = serde_json::from_str(&printed.answer)
-                .with_context(|| format!("{name} says no status: {}", printed.notes.trim()))?;
-            says.holds(&status, process, traffic)
-        })?;
+        wait::until(&format!("{name} says {says:?}"), CONDITION_TIME_MAX, || self.holds(name, says))?;
         let now = clock::now();
         let since = self.phase.fault.map(|fault| format!(", {} after the fault", span(now - fault)));
         say(format!("    {name} {says:?} after {}{}", span(now - began), since.unwrap_or_default()));

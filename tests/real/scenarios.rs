@@ -1,6 +1,7 @@
 //! The scenarios, as data.
 
 use crate::cluster::Layout;
+use crate::outages;
 use crate::says::Says;
 use crate::scenario::{Scenario, Step};
 
@@ -8,8 +9,7 @@ use crate::scenario::{Scenario, Step};
 pub(crate) const SOME: usize = 20;
 
 pub(crate) fn all(long: bool) -> Vec<Scenario> {
-    let _ = long;
-    vec![whole()]
+    vec![whole(), outages::kill(), outages::outage(long), outages::rolling()]
 }
 
 /// One gateway in each cluster: what is lost is counted, and everything is well again by itself.
@@ -56,6 +56,7 @@ fn whole() -> Scenario {
     Scenario {
         name: "whole",
         layout: Layout::Whole,
+        only_by_name: false,
         about: "each cluster is one process; the way between them goes away, then one of them",
         steps,
     }

@@ -19,10 +19,12 @@ const NUMBERS_MAX: u32 = 1 << 20;
 /// A pool must hold at least one service: a /30 does.
 const HOST_BITS_MIN: u8 = 2;
 
-/// One replica's addresses, and which service has which.
+/// The addresses of each gateway, and which service has which.
 #[derive(Debug, Clone)]
 pub struct AddressPool {
     net: IpNet,
+    /// Of further gateways; a service has the same number in all of them.
+    more: Vec<IpNet>,
     numbers: BTreeMap<ServiceName, u32>,
     taken: BTreeSet<u32>,
 }
@@ -50,7 +52,17 @@ impl AddressPool {
         if net.max_prefix_len() - net.prefix_len() < HOST_BITS_MIN {
             return Err(InvalidPool(net));
         }
-        Ok(Self { net: net.trunc(), numbers: BTreeMap::new(), taken: BTreeSet::new() })
+        Ok(Self { net: net.trunc(), more: Vec::new(), numbers: BTreeMap::new(), taken: BTreeSet::new() })
+    }
+
+    /// With the pools of further gateways, none smaller than the first.
+    pub fn and(self, more: impl IntoIterator<Item = IpNet>) -> Result<Self, InvalidPool> {
+        let bits = |net: &IpNet| net.max_prefix_len() - net.prefix_len();
+        let more: Vec<_> = more.into_iter().map(|net| net.trunc()).filter(|net| *net != self.net).collect();
+        match more.iter().find(|net| bits(net) < bits(&self.net)) {
+            Some(small) => Err(InvalidPool(*small)),
+            None => Ok(Self { more, ..self }),
+        }
     }
 
     /// How many services the pool can hold.
@@ -109,13 +121,17 @@ impl AddressPool {
         (FIRST_NUMBER..self.end()).find(|number| !self.taken.contains(number))
     }
 
-    /// The address of a number that this pool gave.
-    pub fn address(&self, number: u32) -> IpAddr {
-        match self.net {
-            IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).wrapping_add(number))),
-            IpNet::V6(net) => {
-                IpAddr::V6(Ipv6Addr::from(u128::from(net.network()).wrapping_add(u128::from(number))))
-            }
+    /// The addresses of a number that this pool gave, one at each gateway.
+    pub fn addresses(&self, number: u32) -> Vec<IpAddr> {
+        std::iter::once(&self.net).chain(&self.more).map(|net| address(*net, number)).collect()
+    }
+}
+
+fn address(net: IpNet, number: u32) -> IpAddr {
+    match net {
+        IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from(u32::from(net.network()).wrapping_add(number))),
+        IpNet::V6(net) => {
+            IpAddr::V6(Ipv6Addr::from(u128::from(net.network()).wrapping_add(u128::from(number))))
         }
     }
 }
@@ -135,7 +151,7 @@ mod tests {
     fn give(pool: &mut AddressPool, service: &str, named: &[&str]) -> Result<String, PoolExhausted> {
         let named: Vec<_> = named.iter().map(|n| name(n)).collect();
         let allocation = pool.allocate(&name(service), |name| named.contains(name))?;
-        Ok(pool.address(allocation.number).to_string())
+        Ok(pool.addresses(allocation.number)[0].to_string())
     }
 
     #[test]
@@ -156,6 +172,16 @@ mod tests {
         assert!(AddressPool::new("127.80.0.0/31".parse().unwrap()).is_err());
         assert_eq!(pool("fd00::/64").capacity(), NUMBERS_MAX - FIRST_NUMBER);
         assert_eq!(pool("0.0.0.0/0").capacity(), NUMBERS_MAX - FIRST_NUMBER);
+    }
+
+    #[test]
+    fn a_service_has_an_address_at_each_gateway() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let of = |more: &[&str]| pool("10.1.16.0/24").and(more.iter().map(|text| net(text)));
+        let shown = |more: &[&str]| format!("{:?}", of(more).unwrap().addresses(2));
+        assert_eq!(shown(&["10.1.17.0/24", "fd00::/64"]), "[10.1.16.2, 10.1.17.2, fd00::2]");
+        assert_eq!(shown(&["10.1.16.9/24", "10.1.17.0/20"]), "[10.1.16.2, 10.1.16.2]");
+        assert!(of(&["10.1.17.0/25"]).is_err(), "smaller than the first");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Memory {
             Place::Address(service) => {
                 let Number { number } = readable(entry)?;
                 let kept = self.pool.restore(service.clone(), number);
-                kept.then(|| allocated(&service, vec![self.pool.address(number)]))
+                kept.then(|| allocated(&service, self.pool.addresses(number)))
             }
             Place::Claim(service) => {
                 let Claim { peer } = readable(entry)?;
@@ -178,7 +178,7 @@ impl Memory {
             }
             let place = Place::Address(service.clone()).key();
             transaction = transaction.put(place, encoded(&Number { number: given.number }));
-            events.push(allocated(service, vec![pool.address(given.number)]));
+            events.push(allocated(service, pool.addresses(given.number)));
         }
         self.commit(transaction).await?;
         self.pool = pool;

@@ -86,7 +86,7 @@ pub(super) fn variable(setting: &Setting) -> String {
 
 fn put(tree: &mut Tree, setting: &Setting, value: &str) {
     let given = match setting.kind {
-        Kind::GatewayAddresses | Kind::Endpoints => {
+        Kind::GatewayAddresses | Kind::Endpoints | Kind::Networks => {
             Given::List(value.split(',').map(|entry| entry.trim().to_owned()).collect())
         }
         _ => Given::Text(value.to_owned()),

@@ -44,6 +44,7 @@ fn describe(setting: &Setting) -> Value {
         Kind::SocketAddress => json!({ "type": "string", "examples": ["127.0.0.1:15080", "[::1]:15080"] }),
         Kind::Network => json!({ "type": "string", "examples": ["127.80.0.0/20"] }),
         Kind::GatewayAddresses => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 8 }),
+        Kind::Networks => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 8 }),
         Kind::Endpoints => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 8 }),
         Kind::Text | Kind::Path | Kind::IpAddress => json!({ "type": "string" }),
     };

@@ -16,6 +16,8 @@ pub(super) enum Kind {
     /// A list of URLs.
     Endpoints,
     Network,
+    /// A list of networks.
+    Networks,
     Duration,
 }
 
@@ -152,6 +154,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Network,
         Derived("a /20 within 127.64.0.0/10 by the cluster's name"),
         "Addresses for services of other clusters; local to this machine by default",
+    ),
+    setting(
+        "gateway.virtual.pools",
+        Kind::Networks,
+        Derived("gateway.virtual.pool alone"),
+        "For federation: the pools of all gateways; a service has an address in each of them",
     ),
     setting(
         "dns.address",

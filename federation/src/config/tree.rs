@@ -55,7 +55,7 @@ fn visit(path: &str, value: &Value, tree: &mut Tree, errors: &mut Vec<ConfigErro
 }
 
 fn given(value: &Value, kind: Kind) -> Result<Given, String> {
-    if matches!(kind, Kind::GatewayAddresses | Kind::Endpoints) {
+    if matches!(kind, Kind::GatewayAddresses | Kind::Endpoints | Kind::Networks) {
         let Value::Array(entries) = value else { return Err(format!("is {}, not a list", describe(value))) };
         if entries.len() > LIST_ENTRIES_MAX {
             return Err(format!("has {} entries, more than {LIST_ENTRIES_MAX}", entries.len()));

@@ -15,7 +15,7 @@ use super::overrides::Overrides;
 use super::settings::{self, Fallback};
 use super::store::StoreConfig;
 use super::tree::{self, Given, Tree, wrong};
-use crate::catalog::AddressPool;
+use crate::catalog::{AddressPool, InvalidPool};
 use crate::model::{ClusterName, GatewayAddress, Host, Locality};
 
 /// An SVID must live long enough to be renewed before it ends.
@@ -74,6 +74,8 @@ pub struct GatewayConfig {
     pub advertise: Vec<GatewayAddress>,
     pub ingress: IpAddr,
     pub virtual_pool: IpNet,
+    /// Those of all gateways, as federation gives addresses out; never empty.
+    pub virtual_pools: Vec<IpNet>,
 }
 
 /// Lifetimes.
@@ -143,6 +145,9 @@ impl Config {
         if let Err(error) = AddressPool::new(pool) {
             errors.push(wrong("gateway.virtual.pool", error.to_string()));
         }
+        if let Err(error) = self.gateway.virtual_addresses() {
+            errors.push(wrong("gateway.virtual.pools", format!("{error}, and none smaller than the first")));
+        }
         if !self.admin.ip().is_loopback() {
             let message =
                 format!("{} is no loopback address, and everybody who reaches it may read", self.admin);
@@ -169,14 +174,22 @@ impl Config {
 }
 
 impl GatewayConfig {
+    /// The pool of all gateways, of which nothing is given out yet.
+    pub fn virtual_addresses(&self) -> Result<AddressPool, InvalidPool> {
+        let (first, more) = self.virtual_pools.split_first().unwrap_or((&self.virtual_pool, &[]));
+        AddressPool::new(*first)?.and(more.iter().copied())
+    }
+
     fn validate(reader: &mut Reader<'_>, cluster: &ClusterName) -> Self {
         let east_west = reader.address("gateway.eastWest.address");
+        let virtual_pool = reader.pool("gateway.virtual.pool", cluster);
         Self {
             mesh: reader.address("gateway.mesh.address"),
             east_west,
             advertise: reader.advertise("gateway.eastWest.advertise", east_west),
             ingress: reader.ip("gateway.ingress.address"),
-            virtual_pool: reader.pool("gateway.virtual.pool", cluster),
+            virtual_pool,
+            virtual_pools: reader.pools("gateway.virtual.pools", virtual_pool),
         }
     }
 }
@@ -357,6 +370,22 @@ impl Reader<'_> {
             self.errors.push(wrong(path, message));
         }
         addresses
+    }
+
+    /// The given networks, else the one.
+    fn pools(&mut self, path: &str, one: IpNet) -> Vec<IpNet> {
+        let Some(Given::List(given)) = self.tree.get(path) else { return vec![one] };
+        let mut pools = Vec::new();
+        for (at, entry) in given.iter().enumerate() {
+            match entry.parse::<IpNet>() {
+                Ok(net) => pools.push(net.trunc()),
+                Err(_) => {
+                    let message = format!("{entry:?} is not a network, for example 10.1.16.0/24");
+                    self.errors.push(wrong(&format!("{path}[{at}]"), message));
+                }
+            }
+        }
+        if pools.is_empty() { vec![one] } else { pools }
     }
 
     fn pool(&mut self, path: &str, cluster: &ClusterName) -> IpNet {
