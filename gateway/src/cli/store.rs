@@ -3,6 +3,7 @@
 //! These commands open the store themselves, by the static configuration, so they work when no process
 //! runs. An embedded store serves one process: stop that first. An etcd can be saved while it is used.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -101,7 +102,7 @@ struct Status {
     known: Option<Known>,
     familiarity: Familiarity,
     /// Entries by what they are; null for what this user may not read.
-    entries: Vec<(&'static str, Option<usize>)>,
+    entries: BTreeMap<&'static str, Option<usize>>,
 }
 
 async fn status(config: &Config, format: Format) -> anyhow::Result<ExitCode> {
@@ -240,8 +241,8 @@ async fn accept(config: &Config) -> anyhow::Result<ExitCode> {
 async fn open(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Option<String>)> {
     if let StoreConfig::Etcd(etcd) = &config.store {
         let etcd = Etcd::open(etcd.clone()).await?;
-        let version = etcd.version().to_string();
-        return Ok((Arc::new(etcd), Some(version)));
+        let version = etcd.version().map(ToString::to_string);
+        return Ok((Arc::new(etcd), version));
     }
     Ok((connect(config, clock::unix_now()).await?, None))
 }
@@ -261,7 +262,7 @@ fn place(store: &StoreConfig) -> String {
     }
 }
 
-async fn count(store: &dyn Store) -> anyhow::Result<Vec<(&'static str, Option<usize>)>> {
+async fn count(store: &dyn Store) -> anyhow::Result<BTreeMap<&'static str, Option<usize>>> {
     let places: [(&str, Prefix); 10] = [
         ("peers", keys::peers()),
         ("join tokens", keys::joins()),
@@ -274,13 +275,14 @@ async fn count(store: &dyn Store) -> anyhow::Result<Vec<(&'static str, Option<us
         ("documents of files", keys::documents()),
         ("applied documents", keys::applied()),
     ];
-    let mut counts = Vec::new();
+    let mut counts = BTreeMap::new();
     for (name, prefix) in places {
-        counts.push(match list_all(store, &prefix).await {
-            Ok(listing) => (name, Some(listing.entries.len())),
-            Err(Fault::Denied(_)) => (name, None),
+        let count = match list_all(store, &prefix).await {
+            Ok(listing) => Some(listing.entries.len()),
+            Err(Fault::Denied(_)) => None,
             Err(fault) => return Err(fault.into()),
-        });
+        };
+        counts.insert(name, count);
     }
     Ok(counts)
 }

@@ -133,8 +133,8 @@ fn refusal(code: i32, message: String) -> Fault {
         code::RESOURCE_EXHAUSTED if message.contains("space exceeded") => Fault::NoSpace(message),
         code::PERMISSION_DENIED | code::UNAUTHENTICATED => Fault::Denied(message),
         code::DATA_LOSS => Fault::Corrupt(message),
-        // "user name is empty": a client without certificate where etcd wants to know who it is.
-        code::INVALID_ARGUMENT if message.contains("user name is empty") => Fault::Denied(message),
+        // "user name is empty" or "not found": no certificate, or one of somebody whom etcd does not know.
+        _ if message.contains("user name") => Fault::Denied(message),
         _ => Fault::Unavailable(message),
     }
 }
@@ -154,6 +154,7 @@ mod tests {
         assert!(matches!(refused(7, "etcdserver: permission denied"), Fault::Denied(_)));
         assert!(matches!(refused(16, "etcdserver: invalid auth token"), Fault::Denied(_)));
         assert!(matches!(refused(3, "etcdserver: user name is empty"), Fault::Denied(_)));
+        assert!(matches!(refused(9, "etcdserver: user name not found"), Fault::Denied(_)));
         assert!(matches!(refused(15, "etcdserver: corrupt cluster"), Fault::Corrupt(_)));
         assert!(matches!(refused(9, "etcdserver: something else"), Fault::Unavailable(_)));
     }

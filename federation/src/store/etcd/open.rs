@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use etcd_client::Client;
-use tracing::warn;
+use etcd_client::{Client, GetOptions};
+use tracing::{info, warn};
 
 use super::super::change::StoreId;
 use super::super::contract::Fault;
@@ -12,7 +12,7 @@ use super::Etcd;
 use super::fault::Failed;
 use super::layout::Layout;
 use super::members::{ConnectError, Members, Repeat};
-use super::shared::Shared;
+use super::shared::{Shared, kv};
 use super::version::{ServerVersion, VersionVerdict};
 use crate::config::EtcdConfig;
 
@@ -34,24 +34,46 @@ impl Etcd {
     pub async fn open(config: EtcdConfig) -> Result<Self, OpenError> {
         let layout = Layout::new(&config.prefix);
         let members = Members::build(config).await?;
-        let status = |client: Client| async move { client.maintenance_client().status().await };
-        let answer = members.call(Repeat::Always, status).await.map_err(Failed::into_fault)?;
-        let version = ServerVersion::parse(answer.version())
-            .ok_or_else(|| OpenError::UnknownVersion(answer.version().chars().take(64).collect()))?;
-        judge(&version)?;
-        let cluster = answer.header().map_or(0, etcd_client::ResponseHeader::cluster_id);
+        let anything = layout.anything();
+        let look = |client: Client| {
+            let (key, options) = (anything.clone(), GetOptions::new().with_count_only());
+            async move { kv(&client).get(key, Some(options)).await }
+        };
+        // A read, since a member without a majority tells its status too.
+        let answer = members.call(Repeat::Always, look).await.map_err(Failed::into_fault)?;
+        let Some(header) = answer.header() else {
+            return Err(Fault::Unavailable("etcd answered without a header".to_owned()).into());
+        };
+        let (cluster, seen) = (header.cluster_id(), header.revision().cast_unsigned());
+        let version = ask_version(&members).await?;
         let shared = Shared {
             members,
             layout,
             cluster,
-            seen: AtomicU64::new(0),
-            progress_is_exact: version.progress_is_exact(),
+            seen: AtomicU64::new(seen),
+            // Those that keep it to themselves have that fix.
+            progress_is_exact: version.as_ref().is_none_or(ServerVersion::progress_is_exact),
         };
-        // A read, since a member without a majority tells its status too.
-        shared.revision().await?;
         let identity = StoreId(format!("{cluster:016x}"));
         Ok(Self { identity, version, shared: Arc::new(shared) })
     }
+}
+
+/// Newer versions tell it to administrators alone: 3.6.9, 3.5.28 and later, with authentication on.
+async fn ask_version(members: &Members) -> Result<Option<ServerVersion>, OpenError> {
+    let status = |client: Client| async move { client.maintenance_client().status().await };
+    let answer = match members.call(Repeat::Always, status).await.map_err(Failed::into_fault) {
+        Ok(answer) => answer,
+        Err(Fault::Denied(_)) => {
+            info!("etcd does not tell its version to this user; hint: 3.6.11, 3.5.30 or newer is advised");
+            return Ok(None);
+        }
+        Err(other) => return Err(other.into()),
+    };
+    let version = ServerVersion::parse(answer.version())
+        .ok_or_else(|| OpenError::UnknownVersion(answer.version().chars().take(64).collect()))?;
+    judge(&version)?;
+    Ok(Some(version))
 }
 
 fn judge(version: &ServerVersion) -> Result<(), OpenError> {

@@ -21,14 +21,14 @@ use super::{pages, watch};
 #[derive(Debug)]
 pub struct Etcd {
     pub(super) identity: StoreId,
-    pub(super) version: ServerVersion,
+    pub(super) version: Option<ServerVersion>,
     pub(super) shared: Arc<Shared>,
 }
 
 impl Etcd {
-    /// The lowest version among the members that answered at the start.
-    pub fn version(&self) -> &ServerVersion {
-        &self.version
+    /// The version of the member that answered at the start, if it tells this user.
+    pub fn version(&self) -> Option<&ServerVersion> {
+        self.version.as_ref()
     }
 }
 

@@ -65,6 +65,10 @@ impl Etcd {
                 lines[lines.len().saturating_sub(20)..].join("\n")
             )
         })?;
-        Ok(Self { endpoint, version: opened.version().to_string(), _server: server })
+        Ok(Self {
+            endpoint,
+            version: opened.version().map(ToString::to_string).unwrap_or_default(),
+            _server: server,
+        })
     }
 }
