@@ -4,11 +4,13 @@
 //! ones after a restart, whatever else runs on this machine. Everything goes the way of an operator: files
 //! in a directory, tokens, the admin API.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use federation::app::Operator;
@@ -16,6 +18,7 @@ use federation::config::{Config, Overrides};
 use federation::model::Freshness;
 use federation::snapshot::Snapshot;
 use gateway::app::{Addresses, Broken, Process};
+use gateway::host::{Inherited, Sockets, StoreCommand};
 use gateway::telemetry::Output;
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -37,6 +40,7 @@ pub struct TestCluster {
     settings: Vec<String>,
     directory: TempDir,
     running: Option<Running>,
+    keeper: Option<Keeper>,
     /// Keeps the address from other tests, in this process or another one.
     _claim: TcpListener,
 }
@@ -47,6 +51,33 @@ struct Running {
     operator: Operator,
     shutdown: CancellationToken,
     ended: JoinHandle<Result<(), Broken>>,
+}
+
+/// Stands for the descriptor store of systemd.
+#[derive(Debug, Default)]
+struct Keeper {
+    kept: BTreeMap<String, OwnedFd>,
+    told: Option<mpsc::Receiver<StoreCommand>>,
+}
+
+impl Keeper {
+    /// For the next process: what the one before left, and a store of its own.
+    fn sockets(&mut self) -> Sockets {
+        for command in self.told.take().iter().flatten() {
+            match command {
+                StoreCommand::Keep { name, socket } => drop(self.kept.insert(name, socket)),
+                StoreCommand::Forget { name } => drop(self.kept.remove(&name)),
+            }
+        }
+        let inherited = self.kept.iter().map(|(name, socket)| {
+            let socket = socket.try_clone().expect("descriptors enough");
+            Inherited::new(name, socket).expect("a socket that was used")
+        });
+        let (store, told) = mpsc::channel();
+        let sockets = Sockets::new(inherited.collect(), Some(store));
+        self.told = Some(told);
+        sockets
+    }
 }
 
 /// Is a service offered to peers.
@@ -68,12 +99,26 @@ impl TestCluster {
              dns: {{address: '{ip}:15053'}}\nadmin: {{address: '{ip}:15000'}}\n"
         );
         fs::write(directory.path().join("isthmus.yaml"), config).expect("a new file");
-        Self { name: name.to_owned(), ip, settings: Vec::new(), directory, running: None, _claim: claim }
+        Self {
+            name: name.to_owned(),
+            ip,
+            settings: Vec::new(),
+            directory,
+            running: None,
+            keeper: None,
+            _claim: claim,
+        }
     }
 
     /// Overrides a setting, as `--set` does: `trust.svidTtl=20s`.
     pub fn with_setting(mut self, setting: &str) -> Self {
         self.settings.push(setting.to_owned());
+        self
+    }
+
+    /// Its sockets stay open while it does not run, as systemd does it.
+    pub fn keeping_its_sockets(mut self) -> Self {
+        self.keeper = Some(Keeper::default());
         self
     }
 
@@ -109,7 +154,9 @@ impl TestCluster {
         let overrides = Overrides::new([], &self.settings).expect("settings as `--set` takes them");
         let config = Config::load(Some(&self.path("isthmus.yaml")), &overrides).expect("a good file");
         let log = Output::File(self.path("access.log"));
-        let process = Process::build(config, log).await.expect("a process on addresses of its own");
+        let sockets = self.keeper.as_mut().map_or_else(Sockets::none, Keeper::sockets);
+        let process =
+            Process::build_on(sockets, config, log).await.expect("a process on addresses of its own");
         let (addresses, operator) = (process.addresses(), process.operator());
         let shutdown = CancellationToken::new();
         let ended = TaskTracker::new().spawn(process.run(shutdown.clone()));

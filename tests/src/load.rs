@@ -1,8 +1,8 @@
 //! Constant load with every answer judged: HTTP/1.1 with kept-alive connections, and HTTP/2.
 //!
 //! A worker has one connection at a time and one request in flight. A connection that the server ends
-//! between two requests is opened again, as any client does; anything that happens to a request once it
-//! was sent is its failure.
+//! between two requests is opened again, as any client does, also where an HTTP/2 goodbye says that a request
+//! was not taken; anything else that happens to a request once it was sent is its failure.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -171,12 +171,30 @@ async fn one(load: &Load, sender: &mut Option<Sender>, tasks: &TaskTracker) -> a
         usable = Some(connect(load, tasks).await?);
     }
     let mut ready = usable.context("just connected")?;
-    let (status, body) = ready.send(load).await?;
+    let (status, body) = match ready.send(load).await {
+        Err(error) if was_not_taken(&error) => {
+            ready = connect(load, tasks).await?;
+            ready.send(load).await.context("sent again")?
+        }
+        answered => answered?,
+    };
     *sender = Some(ready).filter(|_| load.connections == Connections::Kept);
     if status != StatusCode::OK {
         bail!("answered {status}: {}", String::from_utf8_lossy(&body));
     }
     Ok(())
+}
+
+/// A goodbye that crosses with the begin of a request: the client has not sent it, or HTTP/2 says that it was
+/// not processed, and every client sends it again (RFC 9113, section 6.8).
+fn was_not_taken(error: &anyhow::Error) -> bool {
+    let not_sent = |cause: &hyper::Error| cause.is_canceled();
+    let refused = |cause: &h2::Error| {
+        cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
+    };
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref().is_some_and(not_sent) || cause.downcast_ref().is_some_and(refused))
 }
 
 async fn connect(load: &Load, tasks: &TaskTracker) -> anyhow::Result<Sender> {

@@ -2,20 +2,27 @@
 //! and whatever was there before the restart is there after it, unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use federation::model::{ClusterName, ServiceName, Timestamp};
 use federation::snapshot::Snapshot;
 use http::Version;
 use tests::{
-    EchoServer, Exported, HttpEcho, Load, RunningLoad, TestCluster, eventually, export_document,
+    Connections, EchoServer, Exported, HttpEcho, Load, RunningLoad, TestCluster, eventually, export_document,
     service_documents, slice_document,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::observed::Judge;
 
 const RESTARTS: usize = 2;
 const SHARED: &str = "shared.shop.svc.clusterset.local";
+/// For one connection, a restart within it.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Requests that show where the load goes.
 const ENOUGH: usize = 50;
 
@@ -130,4 +137,70 @@ async fn a_restart_fails_no_request_of_the_peer_and_changes_nothing() {
     }
     let objections = judge.stop().await;
     assert!(objections.is_empty(), "{objections:#?}");
+}
+
+/// What waits in the queues of the kept sockets is served by the next process: nobody is refused, and nobody
+/// who has connected is sent away before he was heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_keeps_its_sockets_fails_nobody() {
+    let (echo, ledger) = (HttpEcho::start().await, EchoServer::start().await);
+    let mut cluster = TestCluster::new("onprem")
+        .keeping_its_sockets()
+        .with_service("own.shop", "80=http", &[echo.address()], Exported::Yes)
+        .with_service("ledger.bank", "9000=tcp", &[ledger.address()], Exported::Yes);
+    cluster.start().await;
+    cluster.until_answered("own.shop.svc.clusterset.local").await;
+    let ledger_name = "ledger.bank".parse().expect("a service name");
+    let address = || cluster.snapshot().services[&ledger_name].merged.as_ref()?.addresses.first().copied();
+    let virtual_port = SocketAddr::new(address().expect("an address of its own"), 9000);
+    eventually("the virtual port is open", || std::net::TcpStream::connect(virtual_port).is_ok()).await;
+
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let tcp = tasks.spawn(keep_connecting(virtual_port, stop.clone()));
+    let load = Load::new(cluster.addresses().mesh, "own.shop.svc.clusterset.local");
+    let loads = [
+        (Version::HTTP_11, Connections::Kept),
+        (Version::HTTP_11, Connections::Fresh),
+        (Version::HTTP_2, Connections::Kept),
+    ];
+    let loads =
+        loads.map(|(version, connections)| Load { version, connections, workers: 3, ..load.clone() }.start());
+    for _ in 0..RESTARTS {
+        let before = ledger.accepted();
+        for load in &loads {
+            let so_far = load.answered();
+            eventually("requests are answered", || load.answered() > so_far + ENOUGH as u64).await;
+        }
+        eventually("connections are carried", || ledger.accepted() > before + ENOUGH).await;
+        cluster.stop().await;
+        cluster.start().await;
+    }
+    for load in loads {
+        let so_far = load.answered();
+        eventually("requests are answered again", || load.answered() > so_far + ENOUGH as u64).await;
+        let report = load.stop().await;
+        println!("{report}");
+        assert!(report.failures.is_empty(), "{report}");
+    }
+    stop.cancel();
+    assert_eq!(tcp.await.expect("no panic"), Vec::<String>::new());
+}
+
+/// One short connection after the other; what went wrong with them.
+async fn keep_connecting(to: SocketAddr, stop: CancellationToken) -> Vec<String> {
+    let mut failures = Vec::new();
+    while !stop.is_cancelled() {
+        let once = async {
+            let mut stream = TcpStream::connect(to).await?;
+            let mut answer = [0; 4];
+            stream.write_all(b"ping").await?;
+            stream.read_exact(&mut answer).await
+        };
+        match tokio::time::timeout(PATIENCE, once).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => failures.push(error.to_string()),
+            Err(_) => failures.push("no answer".to_owned()),
+        }
+    }
+    failures
 }

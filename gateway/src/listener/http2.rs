@@ -13,9 +13,10 @@ use pingora_core::protocols::ALPN;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{self as h2_server, H2Accept, H2Options, HttpSession};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use super::WRITE_STALL_MAX;
 use super::server::Server;
+use super::{LINGER, WRITE_STALL_MAX};
 use crate::connection::{ConnectionIo, ConnectionKind, Facts, Transport, until_drained};
 use crate::link;
 use crate::windows::Windows;
@@ -58,17 +59,25 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
         Err(_elapsed) => return refused("http2_preface_slow"),
     };
     let streams = Arc::new(AtomicUsize::new(0));
+    // Who has only just connected says first what he came for.
+    let heard = CancellationToken::new();
+    let goodbye = async {
+        until_drained(&mut drain).await;
+        let _silent = timeout(LINGER, heard.cancelled()).await;
+    };
+    tokio::pin!(goodbye);
     let (mut ending, mut malformed, mut idle) = (false, 0, Duration::ZERO);
     while malformed < MALFORMED_STREAMS_MAX {
         tokio::select! {
             biased;
-            () = until_drained(&mut drain), if !ending => {
+            () = &mut goodbye, if !ending => {
                 connection.graceful_shutdown();
                 ending = true;
             }
             accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
                     idle = Duration::ZERO;
+                    heard.cancel();
                     spawn(server, session, &facts, StreamGuard::new(&streams));
                 }
                 Ok(Some(H2Accept::Rejected)) => malformed += 1,

@@ -40,4 +40,4 @@ const WRITE_STALL_MAX: Duration = Duration::from_secs(300);
 /// A drain waits so long for whoever has connected, or was told before that the connection stays open: what
 /// they say now is answered, and only then they hear that it ends. Else their request would meet a closed
 /// connection, and not every client may send it again.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(2);
