@@ -157,11 +157,11 @@ impl CatalogDriver {
     /// Builds, makes durable what must be, publishes; false if something is left to be tried again.
     async fn settle(&mut self) -> bool {
         let effects = self.catalog.settle();
-        let remembered = self.memory.remember(&effects, &self.catalog).await;
+        let (events, remembered) = self.memory.remember(&effects, &self.catalog).await;
+        events.into_iter().for_each(|event| self.catalog.apply(event));
         let complete = remembered.is_ok();
-        match remembered {
-            Ok(events) => events.into_iter().for_each(|event| self.catalog.apply(event)),
-            Err(fault) => warn!(%fault, "not remembered yet; services without an address wait for theirs"),
+        if let Err(fault) = remembered {
+            warn!(%fault, "not remembered yet; services without an address wait for theirs");
         }
         if let Some(snapshot) = self.catalog.snapshot() {
             self.snapshot.send_replace(snapshot);

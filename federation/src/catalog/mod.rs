@@ -21,6 +21,7 @@ mod merge;
 mod objects;
 mod peers;
 mod rebuild;
+mod recollection;
 mod services;
 mod status;
 #[cfg(test)]
@@ -30,4 +31,5 @@ pub use addresses::{AddressPool, Allocation, InvalidPool, PoolExhausted};
 pub use apply::{Catalog, Effects, NameClaim};
 pub use driver::{CatalogDriver, CatalogHandle, KINDS, Loading, is_known_kind};
 pub use event::{EndpointSlice, Event, Gateway, GatewayListener, Object, Route, RoutesFrom, Source};
+pub use recollection::{Owed, Recollection, Write};
 pub use status::{Condition, ConditionKind, ObjectStatus, Verdict};

@@ -15,9 +15,10 @@ use trust_bundle::{ExpectedPeer, Origin, PeerIdentity, PeerSide, Rejection, auth
 
 use super::dial::{self, DialError};
 use super::io::Terminated;
-use super::peers::PeerState;
+use super::peers::{PeerState, Seat};
 use super::proto::peering_client::PeeringClient;
-use super::seat::{Claim, Dialled};
+use super::relationships::LoadError;
+use super::seat::{Claim, Dialled, wants_dial};
 use super::stream::{self, HELLO_TIME, Line, MESSAGE_BYTES_MAX, OUTBOUND_MAX, Session, StreamEnd};
 use super::us::{Us, instant};
 use crate::clock;
@@ -43,6 +44,10 @@ enum NoStream {
     Refused(String),
     #[error("there is a stream already")]
     Taken,
+    #[error("the relationship cannot be read: {0}")]
+    Unread(#[from] LoadError),
+    #[error("the relationship is over, or has begun anew")]
+    Over,
     #[error("the peer did not answer in time")]
     Slow,
     #[error(transparent)]
@@ -97,9 +102,8 @@ async fn keep(us: &Arc<Us>, peer: &Arc<PeerState>) {
 async fn wait_until_wanted(peer: &PeerState) {
     let (mut seats, mut records) = (peer.seats(), peer.records());
     loop {
-        let theirs = seats.borrow_and_update().as_ref().is_some_and(|seat| seat.dialled() == Dialled::ByPeer);
-        let dialable = peer.is_active() && !records.borrow_and_update().record.peer.gateways.is_empty();
-        if dialable && !theirs {
+        let there = seats.borrow_and_update().as_ref().map(Seat::dialled);
+        if wants_dial(&records.borrow_and_update().record.peer, there) {
             return;
         }
         tokio::select! {
@@ -111,6 +115,9 @@ async fn wait_until_wanted(peer: &PeerState) {
 
 /// Tries the peer's addresses in random order, and starts a stream on the first that answers.
 async fn open(us: &Arc<Us>, peer: &Arc<PeerState>) -> Result<Open, NoStream> {
+    if !us.refresh(peer).await? {
+        return Err(NoStream::Over);
+    }
     let mut addresses = peer.record().record.peer.gateways;
     addresses.shuffle(&mut rand::rng());
     let mut last = NoStream::NoAddress;
@@ -181,7 +188,7 @@ async fn start(
     let answer = timeout(HELLO_TIME, client.federate(sending)).await.map_err(|_elapsed| NoStream::Slow)?;
     let refused = |status: tonic::Status| NoStream::Refused(super::wire::shown(status.message()));
     let mut inbound = answer.map_err(refused)?.into_inner();
-    let theirs = stream::hear(us, &peer.name, &mut inbound).await?;
+    let theirs = stream::hear(peer, &mut inbound).await?;
     let (done, ended) = oneshot::channel();
     let session = Session::new(us.clone(), seated, theirs, outbound);
     let (line, name) = (Line { inbound, connection, valid_until }, peer.name.clone());

@@ -16,7 +16,7 @@ use super::peers::{PeerState, Peers};
 use super::relationships::LoadError;
 use super::seat::Dialled;
 use super::server::{self, HANDED_OVER_MAX};
-use super::us::{Deps, Sighting, Us, instant, random};
+use super::us::{Deps, Sighting, Us, instant};
 use super::{dialler, wire};
 use crate::catalog::Event;
 use crate::clock;
@@ -100,7 +100,6 @@ impl Peering {
         let (connections, handed_over) = mpsc::channel(HANDED_OVER_MAX);
         let us = Arc::new(Us {
             deps,
-            epoch: u64::from_be_bytes(random()),
             peers: Peers::default(),
             sightings: sightings_in,
             changing: Mutex::new(()),

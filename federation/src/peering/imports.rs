@@ -7,7 +7,7 @@
 //! A message is answered by what it changes, or by a refusal that leaves what was held as it is. What
 //! an honest peer cannot say ends the stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::exports::{Offer, PLACES_MAX, SERVICES_MAX};
@@ -31,6 +31,8 @@ pub struct Imports {
     held: Option<Position>,
     services: Services,
     staged: Option<Services>,
+    /// Whose durable value is not known, since a write of them failed.
+    doubted: BTreeSet<ServiceName>,
 }
 
 /// Services with the number of their places and addresses, which is bounded.
@@ -84,7 +86,7 @@ impl Imports {
         services: BTreeMap<ServiceName, Arc<Import>>,
     ) -> Self {
         let services = Services::of(services);
-        Self { peer, epoch: 0, held, services, staged: None }
+        Self { peer, epoch: 0, held, services, staged: None, doubted: BTreeSet::new() }
     }
 
     /// Where a new stream can go on.
@@ -103,10 +105,22 @@ impl Imports {
         Self { staged, ..self.clone() }
     }
 
+    /// A write of these changes failed, and may have happened all the same: what is said of them next is
+    /// written, even if it is what was held before.
+    pub fn doubt(&mut self, changed: &Changed) {
+        self.doubted.extend(changed.put.keys().chain(&changed.removed).cloned());
+    }
+
     /// A stream begins, with the epoch that its revisions belong to.
     pub fn begin(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.staged = None;
+    }
+
+    /// How far the peer's exports of its present life are held.
+    pub fn held_of_this_life(&self) -> Revision {
+        let held = self.held.filter(|held| held.epoch == self.epoch);
+        held.map_or(Revision::default(), |held| held.revision)
     }
 
     pub fn full_begin(&mut self) -> Result<(), Violation> {
@@ -148,7 +162,7 @@ impl Imports {
         let name =
             wire::service_name(&said.namespace, &said.name).map_err(|_invalid| Violation::NotAService)?;
         self.advance(Revision(said.revision), changed)?;
-        if self.services.remove(&name) {
+        if self.services.remove(&name) | self.doubted.remove(&name) {
             changed.put.remove(&name);
             changed.removed.push(name);
         }
@@ -162,8 +176,12 @@ impl Imports {
         // The batch may have said something else before.
         changed.put.retain(|name, _| after.contains_key(name));
         changed.removed.retain(|name| !after.contains_key(name));
-        changed.removed.extend(before.keys().filter(|name| !after.contains_key(*name)).cloned());
-        let differing = after.iter().filter(|(name, import)| before.get(*name) != Some(*import));
+        let doubted = std::mem::take(&mut self.doubted);
+        let held: BTreeSet<_> = before.keys().chain(&doubted).collect();
+        changed.removed.extend(held.into_iter().filter(|name| !after.contains_key(*name)).cloned());
+        let differing = after
+            .iter()
+            .filter(|(name, import)| doubted.contains(*name) || before.get(*name) != Some(*import));
         changed.put.extend(differing.map(|(name, import)| (name.clone(), import.clone())));
         self.services = staged;
         self.hold(revision, changed);
@@ -190,7 +208,7 @@ impl Imports {
         let import = Arc::new(self.import(offer));
         if let Some(staged) = &mut self.staged {
             staged.put(import);
-        } else if self.services.by_name.get(&name) != Some(&import) {
+        } else if self.doubted.remove(&name) | (self.services.by_name.get(&name) != Some(&import)) {
             self.services.put(import.clone());
             changed.removed.retain(|removed| *removed != name);
             changed.put.insert(name, import);
@@ -278,6 +296,29 @@ mod tests {
         assert_eq!(changed, Changed::default(), "nothing counts before the end");
         imports.full_end(Revision(revision), &mut changed).unwrap();
         changed
+    }
+
+    /// After a fault of the store a commit may or may not have happened.
+    #[test]
+    fn what_may_have_been_written_is_written_again() {
+        for full_follows in [false, true] {
+            let mut imports = imports();
+            full(&mut imports, 4, &[("a", 1), ("b", 1)]);
+            let (mut lost, mut failed) = (imports.draft(), Changed::default());
+            lost.service(said(5, "a", 2, 1), &mut failed).unwrap().unwrap();
+            lost.removed(&gone(6, "b"), &mut failed).unwrap();
+            lost.service(said(7, "c", 1, 1), &mut failed).unwrap().unwrap();
+            imports.doubt(&failed);
+            let (mut next, mut changed) = (imports.draft(), Changed::default());
+            if full_follows {
+                changed = full(&mut next, 9, &[("a", 1), ("b", 1)]);
+            } else {
+                next.removed(&gone(8, "c"), &mut changed).unwrap();
+                next.service(said(9, "a", 1, 1), &mut changed).unwrap().unwrap();
+                next.service(said(10, "b", 1, 1), &mut changed).unwrap().unwrap();
+            }
+            assert_eq!(names(&changed), (vec!["a".into(), "b".into()], vec!["c".into()]));
+        }
     }
 
     fn names(changed: &Changed) -> (Vec<String>, Vec<String>) {

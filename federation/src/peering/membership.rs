@@ -42,7 +42,9 @@ pub enum Event {
     Forgotten,
     /// A heartbeat: the peer's exports are at this revision.
     Reached(Revision),
-    /// We hold the peer's exports up to this revision; another epoch begins from anywhere.
+    /// A stream begins where we hold the peer's exports to; that alone is no progress.
+    Resumes(Revision),
+    /// We hold the peer's exports up to this revision.
     Holds(Revision),
     Path(Path),
     /// No gateway is left that could say something of the path.
@@ -96,7 +98,12 @@ impl Membership {
             Event::Known => {
                 self.members.insert(peer.clone(), Member::new(now));
             }
-            Event::Reached(_) | Event::Holds(_) | Event::Path(_) | Event::PathUnknown | Event::Tick => {}
+            Event::Reached(_)
+            | Event::Resumes(_)
+            | Event::Holds(_)
+            | Event::Path(_)
+            | Event::PathUnknown
+            | Event::Tick => {}
         }
         let member = self.members.get_mut(peer)?;
         member.observe(event, now);
@@ -141,6 +148,7 @@ impl Member {
                 self.reached = revision;
                 self.note_progress(self.holds >= revision, now);
             }
+            Event::Resumes(revision) => self.holds = revision,
             Event::Holds(revision) => {
                 let moved = self.holds != revision;
                 self.holds = revision;
@@ -236,6 +244,20 @@ mod tests {
         membership.apply(&peer(), reached(0), now);
         let told = Change { peer: peer(), freshness: Freshness::Fresh };
         assert_eq!(membership.apply(&peer(), Event::Known, now), Some(told));
+    }
+
+    /// Else a peer that comes up again and again, and says nothing but hello, would stay fresh for ever.
+    #[test]
+    fn a_stream_that_only_begins_is_no_progress() {
+        use Freshness::{Fresh, Suspect};
+        run(&[
+            (1, holds(5), Fresh),
+            (15, Event::Resumes(Revision(0)), Fresh),
+            (16, Event::Tick, Suspect),
+            (17, Event::Resumes(Revision(5)), Suspect),
+            (18, reached(6), Suspect),
+            (19, holds(6), Fresh),
+        ]);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! start, and nothing here carries traffic: without any stream everything goes on with what is known.
 
 pub mod addresses;
+pub mod conversation;
 pub mod exports;
 pub mod imports;
 pub mod join;

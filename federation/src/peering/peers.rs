@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
@@ -13,6 +13,7 @@ use super::exports::ExportLog;
 use super::imports::Imports;
 use super::records::PeerRecord;
 use super::seat::{Claim, Dialled};
+use super::us::random;
 use crate::model::{ClusterName, Freshness, RelationshipState};
 use crate::store::Revision;
 
@@ -66,6 +67,9 @@ pub(super) struct PeerState {
     known: watch::Sender<Known>,
     /// Held by the one stream that may receive.
     pub(super) imports: Arc<tokio::sync::Mutex<Imports>>,
+    /// The life of `exports`, whose revisions belong to it: a relationship that begins anew begins
+    /// another one, or a peer that still holds the former would take the two for one.
+    pub(super) epoch: u64,
     pub(super) exports: Mutex<ExportLog>,
     seat: watch::Sender<Option<Seat>>,
     seats: AtomicU64,
@@ -73,6 +77,9 @@ pub(super) struct PeerState {
     /// How far we have the peer's exports, and how many.
     pub(super) received: Mutex<(Option<Revision>, usize)>,
     pub(super) freshness: Mutex<Freshness>,
+    /// A write of the relationship failed and may have happened all the same: it is read again before
+    /// the next stream.
+    pub(super) doubted: AtomicBool,
     /// The relationship is over, or has been replaced.
     pub(super) over: CancellationToken,
 }
@@ -110,11 +117,13 @@ impl PeerState {
             name: known.record.peer.name.clone(),
             known: watch::Sender::new(known),
             imports: Arc::new(tokio::sync::Mutex::new(imports)),
+            epoch: u64::from_be_bytes(random()),
             exports: Mutex::default(),
             seat: watch::Sender::new(None),
             seats: AtomicU64::new(0),
             said: Mutex::default(),
             freshness: Mutex::new(Freshness::Suspect),
+            doubted: AtomicBool::new(false),
             over: stop.child_token(),
         })
     }
@@ -125,6 +134,11 @@ impl PeerState {
 
     pub(super) fn set_record(&self, known: Known) {
         self.known.send_replace(known);
+    }
+
+    /// A write of the relationship has failed.
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
     }
 
     /// Wakes when the relationship, or where the peer can be dialled, has changed.

@@ -188,6 +188,9 @@ pub struct Heartbeat {
 pub struct Removed {
     #[prost(string, tag = "1")]
     pub by: ::prost::alloc::string::String,
+    /// The relationship that ends, 16 bytes; one that has begun anew goes on.
+    #[prost(bytes = "vec", tag = "2")]
+    pub relationship: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RedeemRequest {

@@ -6,17 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustls::pki_types::UnixTime;
 use trust_bundle::{Bundle, TrustDomain};
 
+use super::conversation::{self, Loaded, Reread};
 use super::imports::Imports;
 use super::membership;
 use super::peers::{Known, PeerState};
-use super::records::{BundleRecord, PeerRecord, SyncRecord};
+use super::records::{BundleRecord, PeerRecord};
 use super::us::Us;
 use crate::catalog::Event;
-use crate::model::{ClusterName, Import, RelationshipState, ServiceName, Timestamp};
+use crate::clock;
+use crate::model::{ClusterName, RelationshipState, Timestamp};
 use crate::store::keys::{self, Place};
 use crate::store::{
     CommitError, Entry, Fault, InvalidValue, Key, LeaseId, Revision, Stored, Transaction, codec, list_all,
@@ -90,18 +93,12 @@ impl Us {
 
     async fn load_imports(&self, peer: &ClusterName) -> Result<Imports, LoadError> {
         let listing = list_all(&*self.deps.store, &keys::imports_of(peer)).await?;
-        let mut services: BTreeMap<ServiceName, Arc<Import>> = BTreeMap::new();
-        let mut position = None;
-        for entry in &listing.entries {
-            match Place::try_from(&entry.key) {
-                Ok(Place::ImportSync(_)) => position = Some(decode::<SyncRecord>(entry)?.value.position),
-                Ok(Place::Import(_, service)) => {
-                    services.insert(service, Arc::new(decode::<Import>(entry)?.value));
-                }
-                _ => tracing::warn!(key = %entry.key, "unknown key below imports"),
-            }
+        let loaded = conversation::load(peer, &listing.entries);
+        let Loaded { imports, unknown } = loaded.map_err(|(key, reason)| LoadError::Value { key, reason })?;
+        if unknown > 0 {
+            tracing::warn!(%peer, unknown, "unknown keys below imports");
         }
-        Ok(Imports::new(peer.clone(), position, services))
+        Ok(imports)
     }
 
     /// Tells catalog and membership of a peer with everything that is held of it.
@@ -126,11 +123,14 @@ impl Us {
     ) -> Result<Arc<PeerState>, CommitError> {
         let (name, domain) = (record.peer.name.clone(), record.peer.trust_domain.clone());
         let bundle_record = BundleRecord::of(&bundle, name.clone());
-        let transaction = also
-            .delete_prefix(keys::imports_of(&name))
-            .put(Place::Peer(name.clone()).key(), encode(&record))
-            .put(Place::Bundle(domain.clone()).key(), encode(&bundle_record));
-        let revision = self.deps.store.commit(transaction).await?;
+        let transaction = conversation::established(&record, &bundle_record, also);
+        let committed = self.deps.store.commit(transaction).await;
+        if committed.is_err()
+            && let Some(former) = self.peers.get(&name)
+        {
+            former.doubt();
+        }
+        let revision = committed?;
         // A relationship that begins anew begins with the bundle of its join, whatever was held before.
         self.deps.trust.remove(&domain);
         if let Err(conflict) = self.deps.trust.put(bundle) {
@@ -146,45 +146,82 @@ impl Us {
 
     /// Stores a changed relationship, unless it has changed otherwise meanwhile.
     pub(super) async fn change(&self, peer: &PeerState, record: PeerRecord) -> Result<(), CommitError> {
-        let key = Place::Peer(peer.name.clone()).key();
-        let held = peer.record();
-        let transaction = Transaction::new().when(key.clone(), held.revision).put(key, encode(&record));
-        let revision = self.deps.store.commit(transaction).await?;
+        let transaction = conversation::changed(&record, peer.record().revision);
+        let revision = self.deps.store.commit(transaction).await.inspect_err(|_failed| peer.doubt())?;
         peer.set_record(Known { record: record.clone(), revision });
         Ok(self.tell(Event::PeerChanged(record.peer)).await?)
     }
 
     /// The peer has ended the relationship: it is shown as such, and nothing of it is believed any more.
     pub(super) async fn ended_by_peer(&self, peer: &PeerState, at: Timestamp) -> Result<(), CommitError> {
-        let mut record = peer.record().record;
-        record.peer.state = RelationshipState::RemovedByPeer { at };
-        let key = Place::Peer(peer.name.clone()).key();
-        let transaction = Transaction::new()
-            .when(key.clone(), peer.record().revision)
-            .put(key, encode(&record))
-            .delete(Place::Bundle(record.peer.trust_domain.clone()).key())
-            .delete_prefix(keys::imports_of(&peer.name));
-        let revision = self.deps.store.commit(transaction).await?;
-        peer.set_record(Known { record: record.clone(), revision });
+        let Known { record, revision } = peer.record();
+        let (record, transaction) = conversation::ended(record, revision, at);
+        let revision = self.deps.store.commit(transaction).await.inspect_err(|_failed| peer.doubt())?;
+        Ok(self.show_ended(peer, Known { record, revision }).await?)
+    }
+
+    async fn show_ended(&self, peer: &PeerState, known: Known) -> Result<(), Fault> {
+        let shown = known.record.peer.clone();
+        peer.set_record(known);
         self.sight(&peer.name, membership::Event::Forgotten).await;
         self.tell(Event::ImportsReplaced { peer: peer.name.clone(), imports: BTreeMap::new() }).await?;
-        self.tell(Event::PeerChanged(record.peer.clone())).await?;
-        self.distrust(&record.peer.trust_domain);
+        self.tell(Event::PeerChanged(shown.clone())).await?;
+        self.distrust(&shown.trust_domain);
         Ok(())
+    }
+
+    /// Before a stream begins: reads again what a failed write may have changed; says whether there still
+    /// is this relationship.
+    pub(super) async fn refresh(self: &Arc<Self>, peer: &PeerState) -> Result<bool, LoadError> {
+        if !peer.doubted.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let _alone = self.changing.lock().await;
+        let found = self.read::<PeerRecord>(&Place::Peer(peer.name.clone())).await?;
+        let found = found.map(|held| (held.value, held.revision));
+        let Known { record, revision } = peer.record();
+        let goes_on = match conversation::reread((&record, revision), found) {
+            Reread::Same => true,
+            Reread::Changed(record, revision) if record.peer.state == RelationshipState::Active => {
+                peer.set_record(Known { record: record.clone(), revision });
+                self.tell(Event::PeerChanged(record.peer)).await?;
+                true
+            }
+            Reread::Changed(record, revision) => {
+                self.show_ended(peer, Known { record, revision }).await?;
+                false
+            }
+            Reread::Anew(record, revision) => {
+                self.distrust(&record.peer.trust_domain);
+                self.load_bundle(&record, clock::unix_now()).await?;
+                let imports = Imports::new(peer.name.clone(), None, BTreeMap::new());
+                let anew = PeerState::new(Known { record, revision }, imports, &self.stop);
+                self.peers.put(anew.clone());
+                self.announce(&anew).await?;
+                self.serve(&anew);
+                false
+            }
+            Reread::Gone => {
+                self.forget(peer).await?;
+                false
+            }
+        };
+        peer.doubted.store(false, Ordering::Relaxed);
+        Ok(goes_on)
     }
 
     /// Deletes a relationship and everything that came with it.
     pub(super) async fn delete(&self, peer: &PeerState) -> Result<(), CommitError> {
-        let domain = peer.record().record.peer.trust_domain;
-        let transaction = Transaction::new()
-            .delete(Place::Peer(peer.name.clone()).key())
-            .delete(Place::Bundle(domain.clone()).key())
-            .delete_prefix(keys::imports_of(&peer.name));
-        self.deps.store.commit(transaction).await?;
+        let record = peer.record().record;
+        self.deps.store.commit(conversation::deleted(&record)).await.inspect_err(|_failed| peer.doubt())?;
+        Ok(self.forget(peer).await?)
+    }
+
+    async fn forget(&self, peer: &PeerState) -> Result<(), Fault> {
         self.peers.take(&peer.name);
-        self.distrust(&domain);
+        self.distrust(&peer.record().record.peer.trust_domain);
         self.sight(&peer.name, membership::Event::Forgotten).await;
-        Ok(self.tell(Event::PeerRemoved(peer.name.clone())).await?)
+        self.tell(Event::PeerRemoved(peer.name.clone())).await
     }
 
     /// Believes a trust domain no longer, on connections that are open included.

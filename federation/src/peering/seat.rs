@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering;
 
-use crate::model::ClusterName;
+use crate::model::{ClusterName, Peer, RelationshipState};
 
 /// Who dialled a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -35,6 +35,12 @@ impl Claim {
         };
         another_life || self.dialled == there.dialled || self.dialled == preferred
     }
+}
+
+/// Do we dial: there is somebody to dial, and the stream that is there, if any, is ours to replace.
+pub fn wants_dial(peer: &Peer, there: Option<Dialled>) -> bool {
+    let dialable = peer.state == RelationshipState::Active && !peer.gateways.is_empty();
+    dialable && there != Some(Dialled::ByPeer)
 }
 
 #[cfg(test)]

@@ -235,11 +235,15 @@ impl Federation {
             tracing::warn!(%id, "not one that may speak the peering stream");
             refused()
         })?;
-        let theirs = stream::hear(us, &peer.name, &mut inbound).await.map_err(|end| {
+        let goes_on = us.refresh(&peer).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        if !goes_on {
+            return Err(refused());
+        }
+        let theirs = stream::hear(&peer, &mut inbound).await.map_err(|end| {
             tracing::warn!(peer = %peer.name, %end, "no hello");
             Status::failed_precondition("a hello of this peer must come first")
         })?;
-        let claim = Claim { dialled: Dialled::ByPeer, epoch: Some(theirs.epoch()) };
+        let claim = Claim { dialled: Dialled::ByPeer, epoch: Some(theirs.epoch) };
         let seated = peer.take_seat(&us.deps.cluster, claim);
         let seated = seated.ok_or_else(|| Status::already_exists("there is a stream already"))?;
         let imports = peer.imports.clone().lock_owned().await;

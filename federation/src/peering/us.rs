@@ -78,8 +78,6 @@ impl Default for Settings {
 #[derive(Debug)]
 pub(super) struct Us {
     pub(super) deps: Deps,
-    /// The life of this process; revisions of our exports belong to it.
-    pub(super) epoch: u64,
     pub(super) peers: Peers,
     pub(super) sightings: mpsc::Sender<Sighting>,
     /// Relationships begin and end one at a time, so that a check holds until it is acted upon.

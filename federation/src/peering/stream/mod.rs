@@ -23,8 +23,6 @@ use std::time::Duration;
 pub(super) use hello::{hear, say};
 pub(super) use session::{Line, Session, StreamEnd};
 
-/// The version of the protocol that this program speaks.
-pub(super) const PROTOCOL: u32 = 1;
 /// The largest message (notes/trust 4.4).
 pub(super) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Messages that wait for the connection; more would only hide that the peer is slow.

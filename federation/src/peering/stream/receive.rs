@@ -9,6 +9,7 @@ use super::{Session, StreamEnd, bundle};
 use crate::catalog::Event;
 use crate::clock;
 use crate::pace::TokenBucket;
+use crate::peering::conversation::{self, Heard};
 use crate::peering::imports::{Changed, Imports};
 use crate::peering::membership;
 use crate::peering::proto::{self, Message, message::Body};
@@ -83,8 +84,12 @@ impl Session {
         }
         let position = changed.position;
         if let Some(position) = position {
-            self.persist(&next, changed).await?;
+            if let Err(failed) = self.persist(&changed).await {
+                imports.doubt(&changed);
+                return Err(failed);
+            }
             *imports = next;
+            self.announce(imports, changed).await?;
             self.us.sight(&self.peer.name, membership::Event::Holds(position.revision)).await;
             *self.peer.received.lock() = (Some(position.revision), imports.services().len());
             self.replies.acknowledge(position.revision);
@@ -114,41 +119,46 @@ impl Session {
         let Some(body) = body else {
             return if critical { Err(StreamEnd::UnknownCritical) } else { Ok(Cost::Read) };
         };
+        match conversation::hear(body, imports, changed)? {
+            Heard::Exports => Ok(Cost::Read),
+            Heard::Refused(revision, refusal) => {
+                self.refuse(revision, refusal.to_string());
+                Ok(Cost::More)
+            }
+            Heard::Reached(revision) => {
+                self.us.sight(&self.peer.name, membership::Event::Reached(revision)).await;
+                Ok(Cost::Read)
+            }
+            Heard::Farewell(said) if !conversation::ends(&said, &self.peer.record().record) => {
+                Err(StreamEnd::Replaced)
+            }
+            Heard::Farewell(_) => {
+                tracing::warn!(target: "isthmus::audit", peer = %self.peer.name, "the peer ended the relationship");
+                Err(StreamEnd::Removed)
+            }
+            Heard::Other(body) => self.judge_other(body, imports).await,
+        }
+    }
+
+    async fn judge_other(&self, body: Body, imports: &Imports) -> Result<Cost, StreamEnd> {
         match body {
-            Body::Service(said) => {
-                let revision = Revision(said.revision);
-                if let Err(refusal) = imports.service(said, changed)? {
-                    self.refuse(revision, refusal.to_string());
-                    return Ok(Cost::More);
-                }
-            }
-            Body::ServiceRemoved(said) => imports.removed(&said, changed)?,
-            Body::FullBegin(_) => imports.full_begin()?,
-            Body::FullEnd(said) => imports.full_end(Revision(said.revision), changed)?,
-            Body::Heartbeat(said) => {
-                let reached = membership::Event::Reached(Revision(said.revision));
-                self.us.sight(&self.peer.name, reached).await;
-            }
-            Body::Bundle(said) => {
-                self.take_bundle(said, imports).await?;
-                return Ok(Cost::More);
-            }
-            Body::Gateways(said) => {
-                self.take_gateways(&said).await?;
-                return Ok(Cost::More);
-            }
-            Body::Ack(said) => self.note_ack(&said),
-            Body::Nack(said) => {
-                self.note_nack(&said);
-                return Ok(Cost::More);
-            }
-            Body::Removed(said) => {
-                tracing::warn!(target: "isthmus::audit", peer = %self.peer.name, by = %wire::shown(&said.by), "the peer ended the relationship");
-                return Err(StreamEnd::Removed);
+            Body::Bundle(said) => self.take_bundle(said, imports).await?,
+            Body::Gateways(said) => self.take_gateways(&said).await?,
+            Body::Nack(said) => self.note_nack(&said),
+            Body::Ack(said) => {
+                self.note_ack(&said);
+                return Ok(Cost::Read);
             }
             Body::Hello(_) => return Err(StreamEnd::Hello("hello was said twice".to_owned())),
+            // Heard before.
+            Body::Service(_)
+            | Body::ServiceRemoved(_)
+            | Body::FullBegin(_)
+            | Body::FullEnd(_)
+            | Body::Heartbeat(_)
+            | Body::Removed(_) => return Ok(Cost::Read),
         }
-        Ok(Cost::Read)
+        Ok(Cost::More)
     }
 
     async fn take_bundle(&self, said: proto::Bundle, imports: &Imports) -> Result<(), StreamEnd> {

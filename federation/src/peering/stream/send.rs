@@ -6,22 +6,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::{Session, StreamEnd};
-use crate::pace::TokenBucket;
-use crate::peering::exports::{Plan, Step, View};
+use crate::peering::conversation::{Flush, Speaker, Utterance};
 use crate::peering::proto::{self, message::Body};
 use crate::peering::us::instant;
 use crate::peering::wire;
-use crate::snapshot::Generation;
-use crate::store::Revision;
-
-/// What the sending half remembers.
-struct Sending {
-    /// How far the peer has been sent our exports.
-    sent: Option<Revision>,
-    /// The exports may have changed since.
-    dirty: bool,
-    pace: TokenBucket,
-}
 
 impl Session {
     /// Sends until the stream is stopped; `None` if it was.
@@ -39,25 +27,26 @@ impl Session {
         self.begin().await?;
         let mut heartbeats = tokio::time::interval(self.us.deps.settings.heartbeat);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let pace = TokenBucket::new(self.us.deps.settings.updates, instant());
-        let mut sending = Sending { sent: self.theirs.held, dirty: true, pace };
+        let (name, updates) = (self.peer.name.clone(), self.us.deps.settings.updates);
+        let mut speaker = Speaker::new(name, self.theirs.held, updates, instant());
         loop {
+            let due = speaker.due_at(instant());
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
                 changed = snapshots.changed() => {
                     changed.map_err(|_closed| StreamEnd::Stopping)?;
-                    sending.dirty = true;
+                    speaker.note_change();
                 }
-                () = sleep_until(sending.pace.ready_at(instant())), if sending.dirty => {
+                () = sleep_until(due) => {
                     snapshots.mark_unchanged();
-                    self.flush(&mut sending).await?;
+                    self.flush(&mut speaker).await?;
                 }
                 changed = bundles.changed() => {
                     changed.map_err(|_closed| StreamEnd::Stopping)?;
                     self.send_bundle().await?;
                 }
                 () = self.replies.wait() => self.send_replies().await?,
-                _ = heartbeats.tick() => self.send_heartbeat(sending.sent).await?,
+                _ = heartbeats.tick() => self.put(speaker.heartbeat().into()).await?,
                 Some(done) = farewells.recv() => self.send_farewell(done).await?,
             }
         }
@@ -91,73 +80,17 @@ impl Session {
         .await
     }
 
-    /// Sends what has changed, all of it at once; then the rate counts.
-    async fn flush(&self, sending: &mut Sending) -> Result<(), StreamEnd> {
-        let Some(plan) = self.plan(sending.sent) else {
-            sending.dirty = false;
-            return Ok(());
-        };
-        sending.dirty = false;
-        let sent = match plan {
-            Plan::Full(revision, offers) => {
-                self.say(Body::FullBegin(proto::FullBegin {})).await?;
-                for (revision, offer) in offers {
-                    self.say(Body::Service(wire::service(revision.0, &offer))).await?;
-                }
-                self.say(Body::FullEnd(proto::FullEnd { revision: revision.0 })).await?;
-                Some(revision)
-            }
-            Plan::Steps(steps) => self.send_steps(steps).await?,
-        };
-        if let Some(revision) = sent {
-            sending.sent = Some(revision);
-            sending.pace.take(instant());
-            // What was reached is said at once, so that the receiver knows whether it has everything.
-            self.send_heartbeat(sending.sent).await?;
+    /// Sends what has changed, all of it at once.
+    async fn flush(&self, speaker: &mut Speaker) -> Result<(), StreamEnd> {
+        let snapshot = self.us.deps.snapshot.borrow().clone();
+        let Flush { said, left_out } = speaker.flush(&snapshot, &mut self.peer.exports.lock(), instant());
+        if left_out > 0 {
+            tracing::warn!(peer = %self.peer.name, left_out, "too many exports for one peer");
+        }
+        for utterance in said {
+            self.put(utterance.into()).await?;
         }
         Ok(())
-    }
-
-    /// Computes the way from what was sent to what is offered now; `None` before there is anything.
-    fn plan(&self, sent: Option<Revision>) -> Option<Plan> {
-        let snapshot = self.us.deps.snapshot.borrow().clone();
-        if snapshot.generation == Generation::default() {
-            return None;
-        }
-        let view = View::of(&snapshot, &self.peer.name);
-        if view.left_out > 0 {
-            tracing::warn!(peer = %self.peer.name, left_out = view.left_out, "too many exports for one peer");
-        }
-        let mut exports = self.peer.exports.lock();
-        exports.update(view);
-        Some(exports.since(sent))
-    }
-
-    async fn send_steps(&self, steps: Vec<Step>) -> Result<Option<Revision>, StreamEnd> {
-        let mut sent = None;
-        for step in steps {
-            let (revision, body) = match step {
-                Step::Offered(revision, offer) => {
-                    (revision, Body::Service(wire::service(revision.0, &offer)))
-                }
-                Step::Withdrawn(revision, name) => {
-                    let (namespace, name) = (name.namespace.to_string(), name.name.to_string());
-                    (
-                        revision,
-                        Body::ServiceRemoved(proto::ServiceRemoved { revision: revision.0, namespace, name }),
-                    )
-                }
-            };
-            self.say(body).await?;
-            sent = Some(revision);
-        }
-        Ok(sent)
-    }
-
-    async fn send_heartbeat(&self, sent: Option<Revision>) -> Result<(), StreamEnd> {
-        // Before our sources have spoken nothing is claimed; the stream is alive nevertheless.
-        let revision = sent.unwrap_or_default().0;
-        self.say(Body::Heartbeat(proto::Heartbeat { revision })).await
     }
 
     async fn send_replies(&self) -> Result<(), StreamEnd> {
@@ -170,8 +103,8 @@ impl Session {
     }
 
     async fn send_farewell(&self, done: oneshot::Sender<()>) -> Result<(), StreamEnd> {
-        let by = self.us.deps.cluster.to_string();
-        self.say(Body::Removed(proto::Removed { by })).await?;
+        let relationship = self.peer.record().record.relationship;
+        self.put(Utterance::Farewell { by: self.us.deps.cluster.clone(), relationship }.into()).await?;
         // The peer closes when it has read it; whoever waits is woken when this half ends.
         self.stop.cancelled().await;
         // Whoever asked may have lost patience.
@@ -192,6 +125,9 @@ impl Session {
     }
 }
 
-async fn sleep_until(then: Instant) {
-    tokio::time::sleep_until(then.into()).await;
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use trust_bundle::Connection;
 
-use super::hello::Introduction;
 use super::replies::Replies;
 use crate::clock;
+use crate::peering::conversation::Introduction;
 use crate::peering::imports::{Imports, Violation};
 use crate::peering::membership;
 use crate::peering::peers::{PeerState, Seated};
 use crate::peering::proto::Message;
 use crate::peering::us::Us;
 use crate::peering::wire;
-use crate::store::{CommitError, Fault, Revision};
+use crate::store::{CommitError, Fault};
 
 /// One stream, after both have said hello.
 pub(in crate::peering) struct Session {
@@ -107,9 +107,8 @@ impl Session {
         let Line { inbound, connection, valid_until } = line;
         imports.begin(self.theirs.epoch);
         let mut farewells = std::mem::replace(&mut self.seated.farewells, mpsc::channel(1).1);
-        let held = imports.held().filter(|held| held.epoch == self.theirs.epoch);
-        let holds = held.map_or(Revision::default(), |held| held.revision);
-        self.us.sight(&self.peer.name, membership::Event::Holds(holds)).await;
+        let resumes = membership::Event::Resumes(imports.held_of_this_life());
+        self.us.sight(&self.peer.name, resumes).await;
         let ended = |end: Option<StreamEnd>| {
             self.stop.cancel();
             end
