@@ -234,13 +234,8 @@ impl Attached {
         let current = known.gateways.get_mut(&self.replica).filter(|gateway| gateway.stream == self.stream);
         let Some(gateway) = current else { return };
         change(gateway);
-        known.seen = known
-            .gateways
-            .values()
-            .map(|gateway| gateway.status.held.generation)
-            .max()
-            .max(Some(known.seen))
-            .unwrap_or_default();
+        let held = gateway.status.held.generation;
+        known.seen = known.seen.max(held);
         drop(known);
         self.gateways.wake();
     }

@@ -1,9 +1,11 @@
 //! Carries connections of peers on to the leader, with the address that they really come from.
 
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, split};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -19,6 +21,8 @@ use crate::peering::io::Terminated;
 const RELAYED_MAX: usize = 1024;
 /// How long the leader may take to take a connection.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// How long one direction may go on once the other has ended.
+const LINGER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 enum NotRelayed {
@@ -29,7 +33,7 @@ enum NotRelayed {
     #[error("the leader did not answer in time")]
     Slow,
     #[error("the connection is lost: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
 pub(super) async fn run(shared: &Arc<Shared>, mut connections: mpsc::Receiver<HandedOver>) {
@@ -52,15 +56,32 @@ pub(super) async fn run(shared: &Arc<Shared>, mut connections: mpsc::Receiver<Ha
 }
 
 async fn relay(shared: &Shared, connection: HandedOver) -> Result<(), NotRelayed> {
-    let HandedOver { mut stream, peer_address, service } = connection;
+    let HandedOver { stream, peer_address, service } = connection;
     let leader = leader(shared).ok_or(NotRelayed::Apart)?;
     let name = dial::server_name("control", &shared.cluster);
     let connecting = timeout(CONNECT_TIME, link::connect(shared, &leader, &name, HANDOVER_ALPN));
     let (tls, entry) = connecting.await.map_err(|_elapsed| NotRelayed::Slow)??;
     let mut onward = Terminated::new(tls, (), Some(&entry));
     onward.write_all(&header::write(peer_address, service, &shared.cluster)).await?;
-    copy_bidirectional(&mut stream, &mut onward).await?;
+    carry(stream, onward).await;
     Ok(())
+}
+
+/// Carries both ways until one of them ends; the other then has a moment, not for ever: an end that has
+/// vanished without a word would keep its place.
+async fn carry(peer: impl AsyncRead + AsyncWrite, leader: impl AsyncRead + AsyncWrite) {
+    let ((from_peer, to_peer), (from_leader, to_leader)) = (split(peer), split(leader));
+    let (mut up, mut down) = (pin!(pass(from_peer, to_leader)), pin!(pass(from_leader, to_peer)));
+    // Whoever ended it knows why; here it is only an end.
+    let _either = tokio::select! {
+        _ended = &mut up => timeout(LINGER, down).await,
+        _ended = &mut down => timeout(LINGER, up).await,
+    };
+}
+
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    copy(&mut from, &mut to).await?;
+    to.shutdown().await
 }
 
 fn leader(shared: &Shared) -> Option<GatewayAddress> {

@@ -30,9 +30,9 @@ struct Transfer {
 }
 
 impl Outbox {
-    /// Begins with what the gateway said that it holds, if that is still known.
-    pub(super) fn new(held: Option<Arc<Parts>>) -> Self {
-        Self { sent: held, ..Self::default() }
+    /// What the gateway said that it holds is still known here.
+    pub(super) fn holds(&mut self, held: Arc<Parts>) {
+        self.sent = Some(held);
     }
 
     /// Begins to send the newest state, unless something is being sent or nothing is new.
@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn another_generation_of_the_same_content_costs_no_chunk() {
-        let mut outbox = Outbox::new(Some(parts(1, "x")));
+        let mut outbox = Outbox::default();
+        outbox.holds(parts(1, "x"));
         let newest = parts(2, "x");
         outbox.offer(&newest, Some(parts(1, "x").position()));
         assert_eq!(said(&mut outbox), ["change"]);
@@ -157,7 +158,8 @@ mod tests {
 
     #[test]
     fn who_lost_its_place_gets_everything() {
-        let mut outbox = Outbox::new(Some(parts(1, "x")));
+        let mut outbox = Outbox::default();
+        outbox.holds(parts(1, "x"));
         outbox.offer(&parts(2, "y"), None);
         outbox.resync();
         assert!(outbox.is_empty());

@@ -30,6 +30,8 @@ pub(super) const OUTBOUND_MAX: usize = 4;
 const HELLO_TIME: Duration = Duration::from_secs(5);
 /// How long an SVID may take: it is made durable first.
 const SIGNING_TIME: Duration = Duration::from_secs(10);
+/// A gateway gives up before: each costs as much as everything.
+const RESYNCS_MAX: u32 = 8;
 /// A certificate that was renewed meanwhile only lives longer; a clock may be off by so much.
 const EXPIRY_CHECK: Duration = Duration::from_secs(60);
 
@@ -127,6 +129,7 @@ struct Session<'a> {
     outbox: Outbox,
     /// Where the gateway said that it is, until it is sent something.
     stands_at: Option<Position>,
+    resyncs: u32,
 }
 
 async fn attach(
@@ -141,7 +144,6 @@ async fn attach(
     let settings = shared.deps.settings;
     let Hello { replica, held, addresses } = hello;
     let mut feed = term.feed();
-    let known = held.and_then(|held| feed.borrow().with_digest(&held.digest).cloned());
     let Some(attached) = term.deps.gateways.attach(replica, addresses, held.unwrap_or_default()) else {
         return End::TooMany;
     };
@@ -151,8 +153,9 @@ async fn attach(
         address: caller.address,
         own_id: caller.identity.id(),
         attached,
-        stands_at: held.filter(|_| known.is_some()),
-        outbox: Outbox::new(known),
+        stands_at: held,
+        resyncs: 0,
+        outbox: Outbox::default(),
     };
     let mut signing = FuturesUnordered::new();
     let mut heartbeat = tokio::time::interval(settings.heartbeat);
@@ -203,9 +206,16 @@ struct Asked {
 
 impl Session<'_> {
     fn offer(&mut self, feed: &mut watch::Receiver<Feed>) {
-        if let Some(newest) = feed.borrow_and_update().newest() {
-            self.outbox.offer(newest, self.stands_at.take());
+        let feed = feed.borrow_and_update();
+        // A gateway may come before a new leader has anything to compare with.
+        let Some(newest) = feed.newest() else { return };
+        let stands_at = self.stands_at.take();
+        if let Some(held) = stands_at
+            && let Some(known) = feed.with_digest(&held.digest)
+        {
+            self.outbox.holds(Arc::clone(known));
         }
+        self.outbox.offer(newest, stands_at);
     }
 
     fn take(&mut self, heard: Result<Option<FromGateway>, Status>) -> Result<Option<Asked>, End> {
@@ -214,6 +224,10 @@ impl Session<'_> {
             GatewaySays::Report(report) => self.attached.report(report),
             GatewaySays::Applied { held, serving } => self.attached.applied(held, serving),
             GatewaySays::Resync { reason } => {
+                self.resyncs += 1;
+                if self.resyncs > RESYNCS_MAX {
+                    return Err(Violation::OutOfOrder("one more request for the full state").into());
+                }
                 tracing::warn!(replica = %self.attached.replica(), reason, "the gateway needs the full state");
                 self.stands_at = None;
                 self.outbox.resync();
