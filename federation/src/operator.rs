@@ -1,22 +1,24 @@
 //! What an operator may ask of a cluster: one handle for the admin API of whichever process.
 //!
-//! Every change goes to the module that owns it, says who asked, and is durable when it returns.
+//! Every change goes to the module that owns it, says who asked, and is durable when it returns. Changes
+//! are made by the process that leads; any other one refuses them and says where to ask.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use trust_bundle::Bundle;
+use tokio::sync::{mpsc, watch};
 
+use crate::app::StoreStatus;
 use crate::catalog::{CatalogHandle, ObjectStatus, Source};
 use crate::clock;
 use crate::config::directory::Problems;
 use crate::config::{AppliedDocuments, ApplyOutcome};
 use crate::control::Unbound;
 use crate::issuer::{Issued, Issuer};
+use crate::leader::Leadership;
 use crate::model::{ClusterName, ObjectKey, Peer, Timestamp};
-use crate::peering::{PeerStatus, Peering, Removal, TokenView};
-use crate::snapshot::Snapshot;
+use crate::peering::{HandedOver, PeerStatus, Peering, Removal, TokenView};
+use crate::snapshot::{Generation, Snapshot};
 
 /// How the audit log calls whoever comes through the admin API with the cookie.
 const ACTOR: &str = "admin";
@@ -24,13 +26,37 @@ const ACTOR: &str = "admin";
 /// The handle; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Operator {
+    office: watch::Receiver<Office>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    unbound: watch::Receiver<Arc<Vec<Unbound>>>,
+}
+
+/// Whether this process decides for its cluster.
+#[derive(Debug, Clone)]
+pub enum Office {
+    Held(Arc<Desk>),
+    /// Why not, and where to ask.
+    Vacant(Arc<str>),
+}
+
+/// What the leading process works with.
+#[derive(Debug)]
+pub struct Desk {
     pub(crate) catalog: CatalogHandle,
     pub(crate) applied: AppliedDocuments,
     pub(crate) issuer: Issuer,
     pub(crate) peering: Peering,
-    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Connections for peering.
+    pub(crate) handover: mpsc::Sender<HandedOver>,
     pub(crate) problems: watch::Receiver<Problems>,
-    pub(crate) unbound: watch::Receiver<Arc<Vec<Unbound>>>,
+    pub(crate) published: watch::Receiver<Arc<Snapshot>>,
+}
+
+/// Who leads, and how the store is, as far as this process knows.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub leadership: watch::Receiver<Leadership>,
+    pub store: watch::Receiver<StoreStatus>,
 }
 
 /// A token for one cluster; its text is a secret until it is used.
@@ -43,6 +69,9 @@ pub struct Invitation {
 /// Why a change was not made; the text says whose turn it is and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
+    /// Another process decides.
+    #[error("{0}")]
+    Elsewhere(Arc<str>),
     /// What was asked cannot be done as things are.
     #[error("{0}")]
     Refused(String),
@@ -61,66 +90,124 @@ impl OperatorError {
     }
 }
 
+impl Default for Office {
+    fn default() -> Self {
+        Self::Vacant(
+            "this process does not lead; hint: try again in a moment, `isthmus status` shows who leads"
+                .into(),
+        )
+    }
+}
+
+impl Office {
+    /// What a process says that does not lead.
+    pub fn vacant(leadership: &Leadership) -> Self {
+        let Leadership::Following { leader } = leadership else { return Self::default() };
+        let reached: Vec<_> = leader.addresses.iter().map(ToString::to_string).collect();
+        let place = if reached.is_empty() { String::new() } else { format!(" at {}", reached.join(", ")) };
+        let text = format!(
+            "this process follows {name}; hint: ask the admin API of {name}{place}",
+            name = leader.name
+        );
+        Self::Vacant(text.into())
+    }
+
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held(_))
+    }
+
+    pub(crate) fn desk(&self) -> Option<Arc<Desk>> {
+        match self {
+            Self::Held(desk) => Some(desk.clone()),
+            Self::Vacant(_) => None,
+        }
+    }
+}
+
 impl Operator {
+    pub fn new(
+        office: watch::Receiver<Office>,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        unbound: watch::Receiver<Arc<Vec<Unbound>>>,
+    ) -> Self {
+        Self { office, snapshot, unbound }
+    }
+
+    /// Fails where another process decides.
+    pub fn check_here(&self) -> Result<(), OperatorError> {
+        self.desk().map(drop)
+    }
+
+    /// This process leads, and what it serves is its own word.
+    pub fn is_current(&self) -> bool {
+        let desk = self.office.borrow().desk();
+        desk.is_some_and(|desk| desk.published.borrow().generation > Generation::default())
+    }
+
+    fn desk(&self) -> Result<Arc<Desk>, OperatorError> {
+        match &*self.office.borrow() {
+            Office::Held(desk) => Ok(desk.clone()),
+            Office::Vacant(why) => Err(OperatorError::Elsewhere(why.clone())),
+        }
+    }
+
     pub async fn invite(&self, joiner: &ClusterName, ttl: Duration) -> Result<Invitation, OperatorError> {
-        let token = self.peering.invite(joiner, ttl, ACTOR).await.map_err(OperatorError::refused)?;
+        let desk = self.desk()?;
+        let token = desk.peering.invite(joiner, ttl, ACTOR).await.map_err(OperatorError::refused)?;
         let expires = clock::timestamp(token.expires());
         Ok(Invitation { token: token.text().to_string(), id: token.id().to_string(), expires })
     }
 
     /// Returns when both sides hold the relationship.
     pub async fn join(&self, token: &str) -> Result<Peer, OperatorError> {
-        self.peering.join(token).await.map_err(OperatorError::refused)
+        self.desk()?.peering.join(token).await.map_err(OperatorError::refused)
     }
 
     pub async fn tokens(&self) -> Result<Vec<TokenView>, OperatorError> {
-        self.peering.tokens().await.map_err(OperatorError::unavailable)
+        self.desk()?.peering.tokens().await.map_err(OperatorError::unavailable)
     }
 
     pub async fn revoke_token(&self, id: &str) -> Result<(), OperatorError> {
         let id = id.parse().map_err(OperatorError::refused)?;
-        self.peering.revoke(id, ACTOR).await.map_err(OperatorError::refused)
+        self.desk()?.peering.revoke(id, ACTOR).await.map_err(OperatorError::refused)
     }
 
+    /// Streams and all; nothing where another process leads.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        self.peering.peers()
+        self.desk().map(|desk| desk.peering.peers()).unwrap_or_default()
     }
 
     pub async fn remove_peer(&self, cluster: &ClusterName) -> Result<Removal, OperatorError> {
-        self.peering.remove(cluster, ACTOR).await.map_err(OperatorError::refused)
+        self.desk()?.peering.remove(cluster, ACTOR).await.map_err(OperatorError::refused)
     }
 
     /// Writes every good document of a text to the store.
     pub async fn apply(&self, documents: &str) -> Result<Vec<ApplyOutcome>, OperatorError> {
-        let owners = self.owners().await;
+        let desk = self.desk()?;
+        let mut owners = desk.catalog.objects(None).await;
+        // Objects that another source than `apply` has.
+        owners.retain(|status| matches!(status.source, Source::File { .. }));
         let owner = |key: &ObjectKey| {
             owners.iter().find(|status| status.key == *key).map(|status| status.source.clone())
         };
-        self.applied.apply(documents, clock::timestamp_now(), owner).await.map_err(OperatorError::unavailable)
+        desk.applied.apply(documents, clock::timestamp_now(), owner).await.map_err(OperatorError::unavailable)
     }
 
     pub async fn delete(&self, documents: &str) -> Result<Vec<ApplyOutcome>, OperatorError> {
-        self.applied.delete(documents).await.map_err(OperatorError::unavailable)
+        self.desk()?.applied.delete(documents).await.map_err(OperatorError::unavailable)
     }
 
-    /// Objects that another source than `apply` has.
-    async fn owners(&self) -> Vec<ObjectStatus> {
-        let mut objects = self.catalog.objects(None).await;
-        objects.retain(|status| matches!(status.source, Source::File { .. }));
-        objects
-    }
-
+    /// Nothing where another process leads.
     pub async fn objects(&self, kind: Option<&str>) -> Vec<ObjectStatus> {
-        self.catalog.objects(kind).await
+        match self.desk() {
+            Ok(desk) => desk.catalog.objects(kind).await,
+            Err(_elsewhere) => Vec::new(),
+        }
     }
 
     /// An SVID for a workload whose key the asker made.
     pub fn issue_workload_svid(&self, path: &str, csr: &[u8]) -> Result<Issued, OperatorError> {
-        self.issuer.issue_workload(path, csr).map_err(OperatorError::refused)
-    }
-
-    pub fn bundle(&self) -> Bundle {
-        self.issuer.bundle()
+        self.desk()?.issuer.issue_workload(path, csr).map_err(OperatorError::refused)
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -134,7 +221,7 @@ impl Operator {
 
     /// Documents of the directory that cannot be read.
     pub fn problems(&self) -> Problems {
-        self.problems.borrow().clone()
+        self.desk().map(|desk| desk.problems.borrow().clone()).unwrap_or_default()
     }
 
     /// Sockets that the gateways wanted and could not have.
