@@ -35,8 +35,15 @@ pub struct Operator {
 #[derive(Debug, Clone)]
 pub enum Office {
     Held(Arc<Desk>),
-    /// Why not, and where to ask.
-    Vacant(Arc<str>),
+    Vacant(Vacancy),
+}
+
+/// That another process decides, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vacancy {
+    /// Why this one does not, and where to ask.
+    pub why: Arc<str>,
+    pub since: Timestamp,
 }
 
 /// What the leading process works with.
@@ -54,7 +61,7 @@ pub struct Desk {
 
 /// Who leads, and how the store is, as far as this process knows.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct FederationStatus {
     pub leadership: watch::Receiver<Leadership>,
     pub store: watch::Receiver<StoreStatus>,
 }
@@ -90,26 +97,32 @@ impl OperatorError {
     }
 }
 
-impl Default for Office {
-    fn default() -> Self {
-        Self::Vacant(
-            "this process does not lead; hint: try again in a moment, `isthmus status` shows who leads"
-                .into(),
-        )
+/// What is said where nobody is known to lead.
+const NOBODY: &str =
+    "this process does not lead; hint: try again in a moment, `isthmus status` shows who leads";
+
+impl Vacancy {
+    /// What a process says that does not lead.
+    pub(crate) fn why(leadership: &Leadership) -> String {
+        let Leadership::Following { leader } = leadership else { return NOBODY.to_owned() };
+        let reached: Vec<_> = leader.addresses.iter().map(ToString::to_string).collect();
+        let place = if reached.is_empty() { String::new() } else { format!(" at {}", reached.join(", ")) };
+        format!("this process follows {name}; hint: ask the admin API of {name}{place}", name = leader.name)
     }
 }
 
 impl Office {
-    /// What a process says that does not lead.
-    pub fn vacant(leadership: &Leadership) -> Self {
-        let Leadership::Following { leader } = leadership else { return Self::default() };
-        let reached: Vec<_> = leader.addresses.iter().map(ToString::to_string).collect();
-        let place = if reached.is_empty() { String::new() } else { format!(" at {}", reached.join(", ")) };
-        let text = format!(
-            "this process follows {name}; hint: ask the admin API of {name}{place}",
-            name = leader.name
-        );
-        Self::Vacant(text.into())
+    pub fn vacant(why: impl Into<Arc<str>>) -> Self {
+        Self::Vacant(Vacancy { why: why.into(), since: clock::timestamp_now() })
+    }
+
+    /// Leaves an office, or says another reason for which it is vacant since it is.
+    pub fn vacate(office: &watch::Sender<Self>, why: impl Into<Arc<str>>) {
+        let why = why.into();
+        office.send_modify(|office| match office {
+            Self::Vacant(vacancy) => vacancy.why = why,
+            Self::Held(_) => *office = Self::vacant(why),
+        });
     }
 
     pub fn is_held(&self) -> bool {
@@ -144,10 +157,18 @@ impl Operator {
         desk.is_some_and(|desk| desk.published.borrow().generation > Generation::default())
     }
 
+    /// Why changes are made elsewhere; none where this process makes them.
+    pub fn vacancy(&self) -> Option<Vacancy> {
+        match &*self.office.borrow() {
+            Office::Held(_) => None,
+            Office::Vacant(vacancy) => Some(vacancy.clone()),
+        }
+    }
+
     fn desk(&self) -> Result<Arc<Desk>, OperatorError> {
         match &*self.office.borrow() {
             Office::Held(desk) => Ok(desk.clone()),
-            Office::Vacant(why) => Err(OperatorError::Elsewhere(why.clone())),
+            Office::Vacant(vacancy) => Err(OperatorError::Elsewhere(vacancy.why.clone())),
         }
     }
 

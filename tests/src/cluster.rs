@@ -17,7 +17,7 @@ use federation::app::Operator;
 use federation::config::{Config, Overrides};
 use federation::model::Freshness;
 use federation::snapshot::Snapshot;
-use gateway::app::{Addresses, Broken, Process};
+use gateway::app::{Broken, Plan, Process, Roles};
 use gateway::host::{Inherited, Sockets, StoreCommand};
 use gateway::telemetry::Output;
 use rustls::ClientConfig;
@@ -80,11 +80,28 @@ impl Keeper {
     }
 }
 
+/// Where a cluster in one process listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    pub mesh: SocketAddr,
+    pub east_west: SocketAddr,
+    pub dns: SocketAddr,
+    pub admin: SocketAddr,
+}
+
 /// Is a service offered to peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exported {
     Yes,
     No,
+}
+
+impl Addresses {
+    fn of(process: &Process) -> Self {
+        let at = process.addresses();
+        let (mesh, east_west) = (at.mesh.expect("a mesh listener"), at.east_west.expect("a port for links"));
+        Self { mesh, east_west, dns: at.dns, admin: at.admin }
+    }
 }
 
 impl TestCluster {
@@ -155,13 +172,13 @@ impl TestCluster {
         let config = Config::load(Some(&self.path("isthmus.yaml")), &overrides).expect("a good file");
         let log = Output::File(self.path("access.log"));
         let sockets = self.keeper.as_mut().map_or_else(Sockets::none, Keeper::sockets);
-        let process =
-            Process::build_on(sockets, config, log).await.expect("a process on addresses of its own");
-        let (addresses, operator) = (process.addresses(), process.operator());
+        let plan = Plan { sockets, ..Plan::new(Roles::All) };
+        let process = Process::build_as(plan, config, log).await.expect("a process on addresses of its own");
+        let (addresses, operator) = (Addresses::of(&process), process.operator());
         let shutdown = CancellationToken::new();
         let ended = TaskTracker::new().spawn(process.run(shutdown.clone()));
         self.running = Some(Running { addresses, operator, shutdown, ended });
-        eventually("the sources were read", || self.snapshot().generation.0 > 0).await;
+        eventually("the sources were read", || self.operator().is_current()).await;
     }
 
     /// Asks the process to drain and waits until it has ended.

@@ -22,7 +22,7 @@ use crate::control::{
 use crate::issuer::{Issuer, NotIssued, Role};
 use crate::leader::Leadership;
 use crate::model::{GatewayAddress, Label};
-use crate::operator::{Office, Operator, Standing};
+use crate::operator::{FederationStatus, Office, Operator, Vacancy};
 use crate::peering::HandedOver;
 use crate::snapshot::{LocalCluster, Snapshot};
 use crate::store::embedded::{ChangeLog, OpenError};
@@ -85,7 +85,7 @@ pub struct Handles {
     pub bundle: watch::Receiver<Arc<trust_bundle::Bundle>>,
     pub issuer: Issuer,
     pub operator: Operator,
-    pub standing: Standing,
+    pub status: FederationStatus,
 }
 
 /// Why a control plane does not start.
@@ -121,10 +121,10 @@ impl Federation {
         let (signer, signing) = mpsc::channel(SIGNING_REQUESTS_MAX);
         let (unbound, unbound_sockets) = watch::channel(Arc::default());
         let (handover, handed_over) = mpsc::channel(HANDOVERS_MAX);
-        let (office, held) = watch::channel(Office::default());
+        let (office, held) = watch::channel(Office::vacant(Vacancy::why(&Leadership::Unknown)));
         let (leadership, leading) = watch::channel(Leadership::default());
         let (status, store) = watch::channel(StoreStatus::opening(&config.store, clock::timestamp_now()));
-        let standing = Standing { leadership: leading, store };
+        let federation_status = FederationStatus { leadership: leading, store };
         let operator = Operator::new(held, snapshot.clone(), unbound_sockets);
         let election = Election::of(&deps.store, config);
         let office = OfficeTasks {
@@ -155,7 +155,7 @@ impl Federation {
             bundle: bundles,
             issuer: issuer.clone(),
             operator,
-            standing,
+            status: federation_status,
         };
         let federation = Self {
             office,

@@ -26,4 +26,4 @@ mod tests;
 pub use federation::{Federation, FederationDeps, Handles, StartError, StoreSource};
 pub use store_watch::{StoreCondition, StoreStatus};
 
-pub use crate::operator::{Invitation, Office, Operator, OperatorError, Standing};
+pub use crate::operator::{FederationStatus, Invitation, Office, Operator, OperatorError, Vacancy};

@@ -18,7 +18,7 @@ use crate::config::{Config, StoreConfig};
 use crate::issuer::Issuer;
 use crate::leader::{Candidate, Leader, Leadership};
 use crate::model::{GatewayAddress, Label};
-use crate::operator::Office;
+use crate::operator::{Office, Vacancy};
 use crate::snapshot::{LocalCluster, Snapshot};
 use crate::store::{self, Store, expire_leases};
 
@@ -113,7 +113,7 @@ impl OfficeTasks {
             if error != said {
                 warn!(%error, "the store cannot be opened yet; what is known stays in use");
             }
-            self.office.send_replace(Office::Vacant(format!("this process does not lead: {error}").into()));
+            Office::vacate(&self.office, format!("this process does not lead: {error}"));
             tell(&self.status, StoreCondition::Opening(Some(error.clone())));
             said = error;
             sleep(RETRY).await;
@@ -151,12 +151,11 @@ impl OfficeTasks {
     }
 
     async fn campaign(&self, candidate: &Candidate) -> crate::leader::Lead {
-        self.office.send_if_modified(|office| std::mem::replace(office, Office::default()).is_held());
         let telling = async {
             let mut leadership = self.leadership.subscribe();
             loop {
-                let vacant = Office::vacant(&leadership.borrow_and_update());
-                self.office.send_replace(vacant);
+                let why = Vacancy::why(&leadership.borrow_and_update());
+                Office::vacate(&self.office, why);
                 if leadership.changed().await.is_err() {
                     std::future::pending::<Infallible>().await;
                 }
@@ -182,7 +181,7 @@ impl OfficeTasks {
             None => None,
         };
         self.leadership.send_replace(Leadership::Unknown);
-        self.office.send_replace(Office::default());
+        Office::vacate(&self.office, Vacancy::why(&Leadership::Unknown));
         if let Some(error) = ended {
             self.could_not(&error);
         }
@@ -191,6 +190,6 @@ impl OfficeTasks {
 
     fn could_not(&self, cause: &TermError) {
         error!(%cause, "cannot lead yet; trying again");
-        self.office.send_replace(Office::Vacant(format!("this process cannot lead: {cause}").into()));
+        Office::vacate(&self.office, format!("this process cannot lead: {cause}"));
     }
 }

@@ -161,12 +161,64 @@ pub struct Status {
     pub cluster: String,
     pub trust_domain: String,
     pub ready: bool,
+    /// The command that runs: `run`, `gateway` or `federation`.
+    #[serde(default)]
+    pub role: String,
+    /// Whether what is served is the control plane's newest word.
+    #[serde(default)]
+    pub control: ControlStatus,
+    /// The leading federation process, where this one knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderStatus>,
+    /// Only where this process has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
     pub generation: u64,
     pub services: usize,
     pub peers: Vec<PeerStatus>,
     pub listeners: Vec<ListenerStatus>,
     pub svids: Vec<SvidStatus>,
     pub problems: Vec<Problem>,
+}
+
+/// The control plane, as this process sees it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlStatus {
+    pub reachable: bool,
+    /// Since when it is reached, or no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When what is served came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_since: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderStatus {
+    pub name: String,
+    /// It is the process that answers.
+    pub here: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Where gateways reach it.
+    pub addresses: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// `embedded` or `etcd`.
+    pub kind: String,
+    /// `good`, `opening`, `failing` or `suspicious`.
+    pub condition: String,
+    pub since: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

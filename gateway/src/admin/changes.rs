@@ -33,9 +33,14 @@ impl From<OperatorError> for Refused {
     fn from(error: OperatorError) -> Self {
         let status = match &error {
             OperatorError::Refused(_) => StatusCode::CONFLICT,
-            OperatorError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            OperatorError::Unavailable(_) | OperatorError::Elsewhere(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self(status, Failure { error: error.to_string(), hint: None })
+        let text = error.to_string();
+        let (error, hint) = match text.split_once("; hint: ") {
+            Some((error, hint)) => (error.to_owned(), Some(hint.to_owned())),
+            None => (text, None),
+        };
+        Self(status, Failure { error, hint })
     }
 }
 
@@ -89,7 +94,7 @@ pub(super) async fn join(
 
 /// Who joins means to use it: links lead both ways, and each side knows what the other one exports.
 fn is_usable(context: &Context, peer: &ClusterName) -> bool {
-    let paths = context.inspected.links.status();
+    let paths = context.inspected.paths();
     let linked = paths
         .iter()
         .any(|path| path.peer == *peer && path.state == LinkState::Up && !path.accepted.is_empty());

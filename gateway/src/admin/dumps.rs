@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use federation::catalog;
 use federation::clock;
 use federation::config::directory;
-use federation::model::{Peer, RelationshipState};
+use federation::model::{Freshness, Peer, RelationshipState};
 use federation::peering::TokenView;
 use federation::peering::records::TokenState;
 use federation::snapshot::Snapshot;
@@ -22,6 +22,7 @@ use super::api::{
 };
 use super::changes::Refused;
 use super::server::{Context, Inspected};
+use super::standing;
 use crate::balancer::LinkState;
 use crate::link;
 
@@ -49,8 +50,8 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> Response {
-    let Inspected { metrics, links, svids, .. } = &*context.inspected;
-    links.status().iter().for_each(|peer| metrics.own().peer(peer));
+    let Inspected { metrics, svids, .. } = &*context.inspected;
+    context.inspected.paths().iter().for_each(|peer| metrics.own().peer(peer));
     // The first to end is what an alarm waits for.
     let expiries = svids.iter().map(|svid| svid.current().not_after().as_secs());
     metrics.own().svid_expiry(Duration::from_secs(expiries.min().unwrap_or_default()));
@@ -62,11 +63,15 @@ pub(super) async fn config(State(context): State<Context>) -> Json<Value> {
 }
 
 pub(super) async fn snapshot(State(context): State<Context>) -> Response {
-    dump(&*context.inspected.views.load().snapshot)
+    match &context.inspected.data_plane {
+        // What requests are served with.
+        Some(plane) => dump(&*plane.views.load().snapshot),
+        None => dump(&*context.operator.snapshot()),
+    }
 }
 
 pub(super) async fn links(State(context): State<Context>) -> Response {
-    dump(&context.inspected.links.status())
+    dump(&context.inspected.paths())
 }
 
 /// Serialised by reference: a dump of 100 000 endpoints is not copied into a tree first.
@@ -108,8 +113,9 @@ pub(super) async fn trust(State(context): State<Context>) -> Json<Value> {
     Json(json!({ "generation": trusted.generation(), "bundles": bundles.collect::<Vec<_>>() }))
 }
 
-pub(super) async fn objects(State(context): State<Context>) -> Json<Vec<ObjectStatus>> {
-    Json(context.operator.objects(None).await.into_iter().map(ObjectStatus::from).collect())
+pub(super) async fn objects(State(context): State<Context>) -> Result<Json<Vec<ObjectStatus>>, Refused> {
+    context.operator.check_here()?;
+    Ok(Json(context.operator.objects(None).await.into_iter().map(ObjectStatus::from).collect()))
 }
 
 pub(super) async fn objects_of_kind(
@@ -120,6 +126,7 @@ pub(super) async fn objects_of_kind(
         let known = catalog::KINDS.join(", ");
         return Err(Refused::invalid(format!("there is no kind {kind:?}; known are {known}")));
     }
+    context.operator.check_here()?;
     Ok(Json(context.operator.objects(Some(&kind)).await.into_iter().map(ObjectStatus::from).collect()))
 }
 
@@ -152,32 +159,36 @@ pub(super) async fn peers(State(context): State<Context>) -> Json<Vec<PeerStatus
     Json(peer_statuses(&context))
 }
 
+/// By what peering says where it is in this process, else by the snapshot.
 fn peer_statuses(context: &Context) -> Vec<PeerStatus> {
-    let snapshot = context.operator.snapshot();
-    let paths = context.inspected.links.status();
-    let status = |status: federation::peering::PeerStatus| {
-        let path = paths.iter().find(|path| path.peer == status.peer.name);
-        let view = snapshot.peers.get(&status.peer.name);
+    let (snapshot, paths) = (context.operator.snapshot(), context.inspected.paths());
+    let status = |peer: &Peer, freshness: Freshness| {
+        let path = paths.iter().find(|path| path.peer == peer.name);
+        let view = snapshot.peers.get(&peer.name);
         PeerStatus {
-            cluster: status.peer.name.to_string(),
-            trust_domain: status.peer.trust_domain.to_string(),
-            state: relationship(&status.peer),
-            freshness: knowledge(&status),
+            cluster: peer.name.to_string(),
+            trust_domain: peer.trust_domain.to_string(),
+            state: relationship(peer),
+            freshness: knowledge(peer, freshness),
             path: path.map_or("none", |path| path_word(path.state)).to_owned(),
             round_trip_milliseconds: path.and_then(round_trip),
             imports: view.map_or(0, |view| view.imports.len()),
             exports: view.map_or(0, |view| view.exported_to.len()),
-            gateways: status.peer.gateways.iter().map(ToString::to_string).collect(),
-            joined: status.peer.joined.to_string(),
+            gateways: peer.gateways.iter().map(ToString::to_string).collect(),
+            joined: peer.joined.to_string(),
         }
     };
-    context.operator.peers().into_iter().map(status).collect()
+    if context.operator.check_here().is_ok() {
+        let peers = context.operator.peers();
+        return peers.iter().map(|known| status(&known.peer, known.freshness)).collect();
+    }
+    snapshot.peers.values().map(|view| status(&view.peer, view.freshness)).collect()
 }
 
 /// Nothing is known of who has ended the relationship.
-fn knowledge(status: &federation::peering::PeerStatus) -> String {
-    match status.peer.state {
-        RelationshipState::Active => format!("{:?}", status.freshness).to_lowercase(),
+fn knowledge(peer: &Peer, freshness: Freshness) -> String {
+    match peer.state {
+        RelationshipState::Active => format!("{freshness:?}").to_lowercase(),
         RelationshipState::RemovedByPeer { .. } => "none".to_owned(),
     }
 }
@@ -233,6 +244,10 @@ pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
         cluster: snapshot.cluster.name.to_string(),
         trust_domain: snapshot.cluster.trust_domain.to_string(),
         ready: context.ready.load(Ordering::Relaxed),
+        role: context.inspected.role.to_owned(),
+        control: standing::control(&context),
+        leader: standing::leader(&context.inspected),
+        store: standing::store(&context.inspected),
         generation: snapshot.generation.0,
         services: snapshot.services.len(),
         peers: peer_statuses(&context),
@@ -273,7 +288,7 @@ fn told(condition: &catalog::Condition) -> String {
 
 /// Everything that is not as it was written: documents, objects, sockets.
 async fn problems(context: &Context) -> Vec<Problem> {
-    let mut problems = Vec::new();
+    let mut problems = standing::problems(context);
     problems.extend(context.operator.problems().iter().map(|problem| Problem {
         subject: place(problem),
         message: problem.message.clone(),

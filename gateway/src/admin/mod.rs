@@ -11,5 +11,6 @@ pub mod cookie;
 mod dumps;
 mod guard;
 mod server;
+mod standing;
 
-pub use server::{Admin, AdminDeps, Inspected};
+pub use server::{Above, Admin, AdminDeps, DataPlane, Inspected};

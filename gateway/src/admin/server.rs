@@ -8,15 +8,17 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{delete, get, post};
-use federation::app::Operator;
+use federation::app::{FederationStatus, Operator};
+use federation::model::Timestamp;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trust_bundle::{Registry, SvidHandle, TrustStore};
 
 use super::cookie::Cookie;
 use super::{changes, dumps, guard};
-use crate::link::Links;
+use crate::link::{Links, PeerStatus};
 use crate::snapshot::CurrentView;
 use crate::telemetry::{AuditLog, Metrics};
 
@@ -39,14 +41,40 @@ pub struct AdminDeps {
 #[derive(Debug)]
 pub struct Inspected {
     pub config: Value,
-    pub views: Arc<CurrentView>,
-    pub links: Links,
+    /// The command that runs.
+    pub role: &'static str,
+    pub above: Above,
+    /// When the snapshot in use came, if anybody knows.
+    pub served_since: watch::Receiver<Option<Timestamp>>,
+    /// None where no request is served.
+    pub data_plane: Option<DataPlane>,
     pub registry: Registry,
     pub trust: TrustStore,
     pub metrics: Metrics,
     pub svids: Vec<SvidHandle>,
     /// Sockets that are open for as long as the process runs.
     pub listeners: Vec<(&'static str, SocketAddr)>,
+}
+
+/// What a data plane shows.
+#[derive(Debug)]
+pub struct DataPlane {
+    pub views: Arc<CurrentView>,
+    pub links: Links,
+}
+
+/// The control plane, as far as this process sees it.
+#[derive(Debug, Clone)]
+pub enum Above {
+    /// In this very process.
+    Here(FederationStatus),
+}
+
+impl Inspected {
+    /// The paths to peers; none where no links are kept.
+    pub(super) fn paths(&self) -> Vec<PeerStatus> {
+        self.data_plane.as_ref().map(|plane| plane.links.status()).unwrap_or_default()
+    }
 }
 
 /// What every handler sees.

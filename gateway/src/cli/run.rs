@@ -34,7 +34,7 @@ impl Run {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = Config::load(self.config.as_deref(), &Overrides::from_process(&self.settings)?)?;
         logging::start(&self.log)?;
-        app::run(config)?;
+        app::run(config, app::Roles::All)?;
         Ok(ExitCode::SUCCESS)
     }
 }

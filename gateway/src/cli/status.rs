@@ -16,12 +16,36 @@ pub(super) async fn run(client: &Client, format: Format) -> anyhow::Result<ExitC
     Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Who leads, and what is stale since when.
+fn print_control(status: &Status) {
+    if let Some(leader) = &status.leader {
+        let since = leader.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+        let whose = if leader.here { "This process leads" } else { "This process follows" };
+        output::line(format!("{whose}{since}: {} {}", leader.name, leader.addresses.join(", ")).trim_end());
+    }
+    if let Some(store) = &status.store {
+        output::line(format!("The {} store is {} since {}", store.kind, store.condition, store.since));
+    }
+    let control = &status.control;
+    let follows = status.leader.as_ref().is_some_and(|leader| !leader.here);
+    if !control.reachable && !(follows && status.role == "federation") {
+        let of = control.served_since.as_ref().map(|at| format!(" of {at}")).unwrap_or_default();
+        let since = control.since.as_deref().unwrap_or("the start");
+        let reason = control.reason.as_deref().unwrap_or("no reason is known");
+        output::line(format!(
+            "Serving generation {}{of}, control plane unreachable since {since}: {reason}",
+            status.generation
+        ));
+    }
+}
+
 fn print(status: &Status) {
     let ready = if status.ready { "ready" } else { "NOT READY" };
     output::line(format!(
-        "Cluster {} ({}) is {ready}: generation {}, {} services, isthmus {}",
-        status.cluster, status.trust_domain, status.generation, status.services, status.version
+        "Cluster {} ({}) is {ready}: generation {}, {} services, isthmus {} ({})",
+        status.cluster, status.trust_domain, status.generation, status.services, status.version, status.role
     ));
+    print_control(status);
     output::line("");
     let listeners: Vec<_> = status.listeners.iter().map(|l| [l.name.clone(), l.address.clone()]).collect();
     output::table(["LISTENER", "ADDRESS"], &listeners);

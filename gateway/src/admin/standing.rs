@@ -1,0 +1,89 @@
+//! How this process stands to the control plane: who leads, how the store is, since when what is stale.
+
+use federation::app::{FederationStatus, StoreCondition};
+
+use super::api::{ControlStatus, LeaderStatus, Problem, StoreStatus};
+use super::server::{Above, Context, Inspected};
+
+/// Whether what is served is the control plane's newest word.
+pub(super) fn control(context: &Context) -> ControlStatus {
+    let served_since = context.inspected.served_since.borrow().map(|at| at.to_string());
+    match &context.inspected.above {
+        Above::Here(_) => match context.operator.vacancy() {
+            None => ControlStatus { reachable: true, served_since, ..ControlStatus::default() },
+            Some(vacancy) => ControlStatus {
+                reachable: false,
+                since: Some(vacancy.since.to_string()),
+                reason: Some(vacancy.why.to_string()),
+                served_since,
+            },
+        },
+    }
+}
+
+pub(super) fn leader(inspected: &Inspected) -> Option<LeaderStatus> {
+    match &inspected.above {
+        Above::Here(FederationStatus { leadership, .. }) => {
+            let leadership = leadership.borrow();
+            let leader = leadership.leader()?;
+            Some(LeaderStatus {
+                name: leader.name.to_string(),
+                here: leadership.is_leading(),
+                since: Some(leader.since.to_string()),
+                addresses: leader.addresses.iter().map(ToString::to_string).collect(),
+            })
+        }
+    }
+}
+
+pub(super) fn store(inspected: &Inspected) -> Option<StoreStatus> {
+    match &inspected.above {
+        Above::Here(FederationStatus { store, .. }) => {
+            let store = store.borrow();
+            let (condition, reason) = match &store.condition {
+                StoreCondition::Opening(reason) => ("opening", reason.clone()),
+                StoreCondition::Good => ("good", None),
+                StoreCondition::Failing(reason) => ("failing", Some(reason.clone())),
+                StoreCondition::Suspicious(reason) => ("suspicious", Some(reason.clone())),
+            };
+            let (kind, since) = (store.kind.to_owned(), store.since.to_string());
+            Some(StoreStatus { kind, condition: condition.to_owned(), since, reason })
+        }
+    }
+}
+
+/// What is stale, and since when.
+pub(super) fn problems(context: &Context) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let follows = leader(&context.inspected).is_some_and(|leader| !leader.here);
+    let control = control(context);
+    // A follower is as it should be; only a data plane that it has, too, is stale.
+    if !control.reachable && (!follows || context.inspected.data_plane.is_some()) {
+        problems.push(stale(context.operator.snapshot().generation.0, &control));
+    }
+    if let Some(StoreStatus { kind, condition, since, reason: Some(reason) }) = store(&context.inspected) {
+        problems.push(told(&format!("the {kind} store"), &format!("is {condition} since {since}: {reason}")));
+    }
+    problems
+}
+
+fn stale(generation: u64, control: &ControlStatus) -> Problem {
+    let of = control.served_since.as_ref().map(|at| format!(" of {at}")).unwrap_or_default();
+    let serving = if generation == 0 {
+        "nothing to serve yet".to_owned()
+    } else {
+        format!("serving generation {generation}{of}")
+    };
+    let since = control.since.as_deref().unwrap_or("the start");
+    let reason = control.reason.as_deref().unwrap_or("no reason is known");
+    told("the control plane", &format!("{serving}, control plane unreachable since {since}: {reason}"))
+}
+
+/// Our own messages bring their hint along.
+fn told(subject: &str, text: &str) -> Problem {
+    let (message, hint) = match text.split_once("; hint: ") {
+        Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
+        None => (text.to_owned(), None),
+    };
+    Problem { subject: subject.to_owned(), message, hint }
+}
