@@ -80,7 +80,8 @@ pub(super) struct OfficeTasks {
 
 impl OfficeTasks {
     pub(super) async fn run(self, stop: CancellationToken) {
-        let Some(store) = stop.run_until_cancelled(self.open()).await else { return };
+        // What waits here waits for as long as the process lives, and is large.
+        let Some(store) = stop.run_until_cancelled(Box::pin(self.open())).await else { return };
         let governing = async {
             match self.election {
                 Election::Alone => self.govern_alone(store.clone(), &stop).await,
@@ -172,9 +173,9 @@ impl OfficeTasks {
         // What was published in an earlier lead is older than what others published since.
         self.published.send_replace(Arc::new(Snapshot::empty(self.cluster.clone())));
         self.leadership.send_replace(Leadership::Leading { leader });
-        let ended = match stop.run_until_cancelled(Term::build(self, store)).await {
+        let ended = match stop.run_until_cancelled(Box::pin(Term::build(self, store))).await {
             Some(Ok(term)) => {
-                term.run(self, stop.clone()).await;
+                Box::pin(term.run(self, stop.clone())).await;
                 None
             }
             Some(Err(error)) => Some(error),
