@@ -13,7 +13,8 @@ use crate::catalog::{CatalogHandle, ObjectStatus, Source};
 use crate::clock;
 use crate::config::directory::Problems;
 use crate::config::{AppliedDocuments, ApplyOutcome};
-use crate::control::Unbound;
+use crate::control::nodes::{NodeToken, Nodes};
+use crate::control::{GatewayStatus, Gateways, ReplicaName, Unbound};
 use crate::issuer::{Issued, Issuer};
 use crate::leader::Leadership;
 use crate::model::{ClusterName, ObjectKey, Peer, Timestamp};
@@ -28,7 +29,7 @@ const ACTOR: &str = "admin";
 pub struct Operator {
     office: watch::Receiver<Office>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
-    unbound: watch::Receiver<Arc<Vec<Unbound>>>,
+    gateways: Gateways,
 }
 
 /// Whether this process decides for its cluster.
@@ -55,6 +56,8 @@ pub struct Desk {
     pub(crate) peering: Peering,
     /// Connections for peering.
     pub(crate) handover: mpsc::Sender<HandedOver>,
+    /// None where no gateway of another process can come.
+    pub(crate) nodes: Option<Nodes>,
     pub(crate) problems: watch::Receiver<Problems>,
     pub(crate) published: watch::Receiver<Arc<Snapshot>>,
 }
@@ -141,9 +144,9 @@ impl Operator {
     pub fn new(
         office: watch::Receiver<Office>,
         snapshot: watch::Receiver<Arc<Snapshot>>,
-        unbound: watch::Receiver<Arc<Vec<Unbound>>>,
+        gateways: Gateways,
     ) -> Self {
-        Self { office, snapshot, unbound }
+        Self { office, snapshot, gateways }
     }
 
     /// Fails where another process decides.
@@ -246,8 +249,34 @@ impl Operator {
     }
 
     /// Sockets that the gateways wanted and could not have.
-    pub fn unbound(&self) -> Arc<Vec<Unbound>> {
-        self.unbound.borrow().clone()
+    pub fn unbound(&self) -> Vec<(ReplicaName, Unbound)> {
+        self.gateways.unbound()
+    }
+
+    /// The gateways that this process leads, or is.
+    pub fn gateways(&self) -> Vec<GatewayStatus> {
+        self.gateways.list()
+    }
+
+    /// A token with which one new gateway process gets its first SVID.
+    pub async fn invite_node(&self, ttl: Duration) -> Result<Invitation, OperatorError> {
+        let token = self.nodes()?.invite(ttl, ACTOR).await.map_err(OperatorError::refused)?;
+        let expires = clock::timestamp(token.expires());
+        Ok(Invitation { token: token.text().to_string(), id: token.id().to_string(), expires })
+    }
+
+    pub async fn node_tokens(&self) -> Result<Vec<NodeToken>, OperatorError> {
+        self.nodes()?.tokens().await.map_err(OperatorError::unavailable)
+    }
+
+    pub async fn revoke_node_token(&self, id: &str) -> Result<(), OperatorError> {
+        let id = id.parse().map_err(OperatorError::refused)?;
+        self.nodes()?.revoke(id, ACTOR).await.map_err(OperatorError::refused)
+    }
+
+    fn nodes(&self) -> Result<Nodes, OperatorError> {
+        let none = "no gateway of another process can come; hint: set control.address";
+        self.desk()?.nodes.clone().ok_or_else(|| OperatorError::refused(none))
     }
 }
 

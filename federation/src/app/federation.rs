@@ -1,6 +1,7 @@
 //! What lives as long as the process: CA, SVIDs, channels.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,16 +9,18 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::error;
 use trust_bundle::{BuiltinCa, CaError, CaSettings, Registry, SvidHandle, TrustConflict, TrustStore};
 
 use super::office::{Election, OfficeTasks, Opening};
-use super::reports::take_reports;
 use super::store_watch::StoreStatus;
 use crate::clock;
 use crate::config::{Config, StoreConfig};
+use crate::control::state::Position;
 use crate::control::{
-    ControlPlane, REPORTS_MAX, Report, SIGNING_REQUESTS_MAX, SigningRequest, Unbound, keep_renewed,
+    Attached, ControlPlane, Gateways, REPORTS_MAX, ReplicaName, Report, SIGNING_REQUESTS_MAX, Server,
+    ServerDeps, Settings, SigningRequest, Standing, keep_renewed,
 };
 use crate::issuer::{Issuer, NotIssued, Role};
 use crate::leader::Leadership;
@@ -25,8 +28,7 @@ use crate::model::{GatewayAddress, Label};
 use crate::operator::{FederationStatus, Office, Operator, Vacancy};
 use crate::peering::HandedOver;
 use crate::snapshot::{LocalCluster, Snapshot};
-use crate::store::embedded::{ChangeLog, OpenError};
-use crate::store::{Embedded, Store};
+use crate::store::{self, OpenError, Store};
 
 /// Connections for the control plane that may wait for it.
 const HANDOVERS_MAX: usize = 64;
@@ -49,14 +51,24 @@ pub struct FederationDeps<'a> {
     pub name: Label,
     /// Where peers reach our gateways, now that their socket is known.
     pub advertise: Vec<GatewayAddress>,
-    /// Where gateways of other processes reach this one; empty where it takes none.
-    pub control: Vec<GatewayAddress>,
+    /// Where gateways of other processes are listened for, if any shall come.
+    pub control: Option<SocketAddr>,
+    /// The gateway that is in this process, if there is one.
+    pub gateway: Option<LocalGateway>,
+    pub tasks: TaskTracker,
     /// Shared with whatever else verifies in this process.
     pub trust: TrustStore,
     /// What was served before this process came to be, if anybody knows.
     pub first: Option<Arc<Snapshot>>,
     /// Live connections of the whole process, cut when a peer is removed.
     pub registry: Registry,
+}
+
+/// A gateway that needs no stream.
+#[derive(Debug)]
+pub struct LocalGateway {
+    pub replica: ReplicaName,
+    pub addresses: Vec<GatewayAddress>,
 }
 
 /// The control plane before it runs.
@@ -67,7 +79,9 @@ pub struct Federation {
     federation_svid: SvidHandle,
     join_svid: SvidHandle,
     reports: mpsc::Receiver<Report>,
-    unbound: watch::Sender<Arc<Vec<Unbound>>>,
+    /// Holds what the gateway of this process has said.
+    attached: Option<Attached>,
+    server: Option<Server>,
     signing: mpsc::Receiver<SigningRequest>,
     handed_over: mpsc::Receiver<HandedOver>,
     /// Keeps the bundle that peers are told open for changes.
@@ -78,11 +92,10 @@ pub struct Federation {
 #[derive(Debug)]
 pub struct Handles {
     pub control: ControlPlane,
-    /// What this process publishes while it leads; generation 0 at the begin of each lead.
-    pub published: watch::Receiver<Arc<Snapshot>>,
     /// Connections whose SNI says that they are for the control plane.
     pub handover: mpsc::Sender<HandedOver>,
-    pub bundle: watch::Receiver<Arc<trust_bundle::Bundle>>,
+    /// Where gateways of other processes are listened for.
+    pub control_address: Option<SocketAddr>,
     pub issuer: Issuer,
     pub operator: Operator,
     pub status: FederationStatus,
@@ -101,31 +114,60 @@ pub enum StartError {
     Trust(#[from] TrustConflict),
     #[error(transparent)]
     Issue(#[from] NotIssued),
+    #[error(
+        "cannot listen for gateways on {address}: {cause}; hint: choose another control.address, or stop what listens there"
+    )]
+    Control { address: SocketAddr, cause: std::io::Error },
 }
 
 impl Federation {
     /// Opens the CA, and the store if it is on this machine; starts nothing.
-    pub fn build(deps: FederationDeps<'_>) -> Result<(Self, Handles), StartError> {
+    pub async fn build(deps: FederationDeps<'_>) -> Result<(Self, Handles), StartError> {
         let config = deps.config;
         make_private(&config.data)?;
-        let opening = open_if_here(deps.store.clone(), &config.store)?;
+        let opening = open_if_here(deps.store.clone(), config).await?;
         let issuer = open_ca(config, &deps.trust)?;
         let federation_svid = SvidHandle::new(issuer.issue_role(Role::Federation)?);
         let join_svid = SvidHandle::new(issuer.issue_role(Role::Join)?);
 
         let first = deps.first.clone().unwrap_or_else(|| Arc::new(Snapshot::empty(local_cluster(config))));
         let (seen, snapshot) = watch::channel(first);
-        let (published, publishing) = watch::channel(Arc::new(Snapshot::empty(local_cluster(config))));
+        let (published, _) = watch::channel(Arc::new(Snapshot::empty(local_cluster(config))));
+        let (standing, stands) = watch::channel(Standing::Following { leaders: Vec::new() });
+        let gateways = Gateways::default();
         let (bundle, bundles) = watch::channel(Arc::new(issuer.bundle()));
         let (reporting, reports) = mpsc::channel(REPORTS_MAX);
         let (signer, signing) = mpsc::channel(SIGNING_REQUESTS_MAX);
-        let (unbound, unbound_sockets) = watch::channel(Arc::default());
+        let attached = deps
+            .gateway
+            .and_then(|gateway| gateways.attach(gateway.replica, gateway.addresses, Position::default()));
+        let server = match deps.control {
+            Some(address) => Some(
+                Server::build(ServerDeps {
+                    address,
+                    cluster: config.cluster.clone(),
+                    trust_domain: config.trust_domain.clone(),
+                    svid: federation_svid.clone(),
+                    join_svid: join_svid.clone(),
+                    trust: deps.trust.clone(),
+                    standing: stands,
+                    registry: deps.registry.clone(),
+                    tasks: deps.tasks,
+                    settings: Settings::default(),
+                })
+                .await
+                .map_err(|cause| StartError::Control { address, cause })?,
+            ),
+            None => None,
+        };
+        let control_address = server.as_ref().map(Server::local_addr);
+        let addresses = advertised(config, control_address);
         let (handover, handed_over) = mpsc::channel(HANDOVERS_MAX);
         let (office, held) = watch::channel(Office::vacant(Vacancy::why(&Leadership::Unknown)));
         let (leadership, leading) = watch::channel(Leadership::default());
         let (status, store) = watch::channel(StoreStatus::opening(&config.store, clock::timestamp_now()));
         let federation_status = FederationStatus { leadership: leading, store };
-        let operator = Operator::new(held, snapshot.clone(), unbound_sockets);
+        let operator = Operator::new(held, snapshot.clone(), gateways.clone());
         let election = Election::of(&deps.store, config);
         let office = OfficeTasks {
             config: config.clone(),
@@ -134,13 +176,16 @@ impl Federation {
             election,
             name: deps.name,
             advertise: deps.advertise,
-            addresses: deps.control,
+            addresses,
+            gateways,
+            signer: signer.clone(),
+            standing,
             registry: deps.registry,
             trust: deps.trust,
             issuer: issuer.clone(),
             federation_svid: federation_svid.clone(),
             join_svid: join_svid.clone(),
-            bundle: bundles.clone(),
+            bundle: bundles,
             seen,
             published,
             office,
@@ -150,9 +195,8 @@ impl Federation {
         let control = ControlPlane { snapshot, reports: reporting, signer };
         let handles = Handles {
             control,
-            published: publishing,
             handover,
-            bundle: bundles,
+            control_address,
             issuer: issuer.clone(),
             operator,
             status: federation_status,
@@ -163,7 +207,8 @@ impl Federation {
             federation_svid,
             join_svid,
             reports,
-            unbound,
+            attached,
+            server,
             signing,
             handed_over,
             _bundle: bundle,
@@ -190,13 +235,19 @@ impl Federation {
             keep_renewed(svid, issue, stop.clone())
         };
         let signing = sign(self.issuer.clone(), self.signing);
-        let held = self.office.office.subscribe();
-        let reports = take_reports(held.clone(), self.reports, self.unbound);
-        let handovers = hand_over(held, self.handed_over);
+        let reports = take_reports(self.attached, self.reports);
+        let handovers = hand_over(self.office.office.subscribe(), self.handed_over);
+        let server = async {
+            match self.server {
+                Some(server) => server.run(stop.clone()).await,
+                None => stop.cancelled().await,
+            }
+        };
         tokio::join!(
             part("office", &stop, self.office.run(stop.clone())),
             part("federation SVID", &stop, renewed(Role::Federation, self.federation_svid)),
             part("join SVID", &stop, renewed(Role::Join, self.join_svid)),
+            part("control listener", &stop, server),
             part("signer", &stop, until(&stop, signing)),
             part("reports", &stop, until(&stop, reports)),
             part("handovers", &stop, until(&stop, handovers)),
@@ -218,6 +269,25 @@ pub(super) async fn part(name: &'static str, stop: &CancellationToken, work: imp
     }
 }
 
+/// Where gateways are told to dial; by default the socket itself.
+fn advertised(config: &Config, listening: Option<SocketAddr>) -> Vec<GatewayAddress> {
+    match listening {
+        None => Vec::new(),
+        Some(_) if !config.control.advertise.is_empty() => config.control.advertise.clone(),
+        Some(address) => vec![address.into()],
+    }
+}
+
+/// What the gateway of this process has seen; without one, nobody sends anything here.
+async fn take_reports(attached: Option<Attached>, mut reports: mpsc::Receiver<Report>) {
+    while let Some(report) = reports.recv().await {
+        if let Some(attached) = &attached {
+            attached.report(report);
+        }
+    }
+    std::future::pending().await
+}
+
 fn local_cluster(config: &Config) -> Arc<LocalCluster> {
     Arc::new(LocalCluster {
         name: config.cluster.clone(),
@@ -232,15 +302,20 @@ fn make_private(data: &Path) -> Result<(), StartError> {
     made.map_err(|cause| StartError::Data { path: data.to_owned(), cause })
 }
 
-/// What is wrong with a file of this machine is said at once; another machine may come later.
-fn open_if_here(source: StoreSource, config: &StoreConfig) -> Result<Opening, StartError> {
-    Ok(match (source, config) {
-        (StoreSource::Shared(store), _) => Opening::Open(store),
-        (StoreSource::Configured, StoreConfig::Embedded { path }) => {
-            Opening::Open(Arc::new(Embedded::open(path, ChangeLog::default(), clock::unix_now())?))
+/// What is wrong with a file of this machine is said at once; another machine may come later, and a
+/// store that is suspicious may be accepted.
+async fn open_if_here(source: StoreSource, config: &Config) -> Result<Opening, StartError> {
+    match (source, &config.store) {
+        (StoreSource::Shared(store), _) => Ok(Opening::Open(store)),
+        (StoreSource::Configured, StoreConfig::Etcd(_)) => Ok(Opening::Later),
+        (StoreSource::Configured, StoreConfig::Embedded { .. }) => {
+            match store::open(config, clock::unix_now()).await {
+                Ok(store) => Ok(Opening::Open(store)),
+                Err(wrong @ OpenError::Embedded(_)) => Err(wrong.into()),
+                Err(_suspicious) => Ok(Opening::Later),
+            }
         }
-        (StoreSource::Configured, StoreConfig::Etcd(_)) => Opening::Later,
-    })
+    }
 }
 
 fn open_ca(config: &Config, trust: &TrustStore) -> Result<Issuer, StartError> {

@@ -16,14 +16,13 @@
 
 mod federation;
 mod office;
-mod reports;
 mod store_watch;
 mod term;
 
 #[cfg(test)]
 mod tests;
 
-pub use federation::{Federation, FederationDeps, Handles, StartError, StoreSource};
+pub use federation::{Federation, FederationDeps, Handles, LocalGateway, StartError, StoreSource};
 pub use store_watch::{StoreCondition, StoreStatus};
 
 pub use crate::operator::{FederationStatus, Invitation, Office, Operator, OperatorError, Vacancy};

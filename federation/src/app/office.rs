@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -15,12 +15,13 @@ use super::store_watch::{StoreCondition, StoreStatus, tell, watch_store};
 use super::term::{Term, TermError};
 use crate::clock;
 use crate::config::{Config, StoreConfig};
+use crate::control::{Gateways, SigningRequest, Standing};
 use crate::issuer::Issuer;
 use crate::leader::{Candidate, Leader, Leadership};
 use crate::model::{GatewayAddress, Label};
 use crate::operator::{Office, Vacancy};
 use crate::snapshot::{LocalCluster, Snapshot};
-use crate::store::{self, Store, expire_leases};
+use crate::store::{self, Store, expire_leases, familiarity};
 
 /// What did not begin is tried again this often; another process may do better meanwhile.
 const RETRY: Duration = Duration::from_secs(1);
@@ -63,6 +64,10 @@ pub(super) struct OfficeTasks {
     pub(super) name: Label,
     pub(super) advertise: Vec<GatewayAddress>,
     pub(super) addresses: Vec<GatewayAddress>,
+    pub(super) gateways: Gateways,
+    pub(super) signer: mpsc::Sender<SigningRequest>,
+    /// For the control listener.
+    pub(super) standing: watch::Sender<Standing>,
     pub(super) registry: Registry,
     pub(super) trust: TrustStore,
     pub(super) issuer: Issuer,
@@ -90,9 +95,15 @@ impl OfficeTasks {
         };
         tokio::join!(
             part("leases", &stop, expire_leases(store.clone(), stop.clone())),
+            part("memory of the store", &stop, self.remember(store.clone(), &stop)),
             part("store", &stop, until(&stop, watch_store(store.clone(), &self.status))),
             part("leader", &stop, governing),
         );
+    }
+
+    /// Only of a store that was found by the configuration.
+    async fn remember(&self, store: Arc<dyn Store>, stop: &CancellationToken) {
+        familiarity::keep(store, self.config.data.clone(), stop.clone()).await;
     }
 
     async fn open(&self) -> Arc<dyn Store> {
@@ -107,15 +118,19 @@ impl OfficeTasks {
     async fn open_elsewhere(&self) -> Arc<dyn Store> {
         let mut said = String::new();
         loop {
-            let error = match store::open(&self.config, clock::unix_now()).await {
+            let (error, suspicious) = match store::open(&self.config, clock::unix_now()).await {
                 Ok(store) => return store,
-                Err(error) => error.to_string(),
+                Err(error) => (error.to_string(), error.is_suspicious()),
             };
             if error != said {
                 warn!(%error, "the store cannot be opened yet; what is known stays in use");
             }
             Office::vacate(&self.office, format!("this process does not lead: {error}"));
-            tell(&self.status, StoreCondition::Opening(Some(error.clone())));
+            let condition = match suspicious {
+                true => StoreCondition::Suspicious(error.clone()),
+                false => StoreCondition::Opening(Some(error.clone())),
+            };
+            tell(&self.status, condition);
             said = error;
             sleep(RETRY).await;
         }
@@ -155,8 +170,13 @@ impl OfficeTasks {
         let telling = async {
             let mut leadership = self.leadership.subscribe();
             loop {
-                let why = Vacancy::why(&leadership.borrow_and_update());
+                let (why, leaders) = {
+                    let now = leadership.borrow_and_update();
+                    let leaders = now.leader().map(|leader| leader.addresses.clone());
+                    (Vacancy::why(&now), leaders.unwrap_or_default())
+                };
                 Office::vacate(&self.office, why);
+                self.standing.send_replace(Standing::Following { leaders });
                 if leadership.changed().await.is_err() {
                     std::future::pending::<Infallible>().await;
                 }
@@ -182,6 +202,7 @@ impl OfficeTasks {
             None => None,
         };
         self.leadership.send_replace(Leadership::Unknown);
+        self.standing.send_replace(Standing::Following { leaders: Vec::new() });
         Office::vacate(&self.office, Vacancy::why(&Leadership::Unknown));
         if let Some(error) = ended {
             self.could_not(&error);

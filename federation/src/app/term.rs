@@ -1,6 +1,6 @@
 //! One lead: what works from the moment in which this process leads until it no longer does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +8,16 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use trust_bundle::{TrustDomain, TrustStore};
 
-use super::federation::part;
+use super::federation::{part, until};
 use super::office::OfficeTasks;
 use crate::catalog::{AddressPool, CatalogDriver, InvalidPool, Loading};
 use crate::config::AppliedDocuments;
 use crate::config::directory::DirectorySource;
+use crate::control::nodes::{Nodes, NodesDeps};
+use crate::control::{self, GATEWAY_GRACE, Gateways, Standing};
 use crate::issuer::Role;
 use crate::leader::{NoEpoch, raise_epoch};
 use crate::model::RelationshipState;
@@ -57,12 +59,23 @@ impl Term {
     /// Reads back what the store holds; starts nothing.
     pub(super) async fn build(office: &OfficeTasks, store: Arc<dyn Store>) -> Result<Self, TermError> {
         let config = &office.config;
-        let in_use = office.seen.borrow().generation;
+        let in_use = office.seen.borrow().generation.max(office.gateways.seen());
         let epoch = raise_epoch(&*store, in_use).await?;
         let pool = AddressPool::new(config.gateway.virtual_pool)?;
         let driver = CatalogDriver::build((*office.cluster).clone(), store.clone(), pool, epoch).await?;
         let loading = [driver.loading(), driver.loading(), driver.loading()];
         let tasks = TaskTracker::new();
+        let nodes = (!office.addresses.is_empty()).then(|| {
+            Nodes::new(NodesDeps {
+                cluster: config.cluster.clone(),
+                trust_domain: config.trust_domain.clone(),
+                store: store.clone(),
+                trust: office.trust.clone(),
+                signer: office.signer.clone(),
+                join_svid: office.join_svid.clone(),
+                control: office.addresses.clone(),
+            })
+        });
         let (peering, peering_tasks, handover) = Peering::build(peering::Deps {
             cluster: config.cluster.clone(),
             trust_domain: config.trust_domain.clone(),
@@ -90,6 +103,7 @@ impl Term {
             issuer: office.issuer.clone(),
             peering,
             handover,
+            nodes,
             problems: directory.problems(),
             published: office.published.subscribe(),
         };
@@ -104,12 +118,25 @@ impl Term {
         let events = self.driver.events();
         let [for_directory, for_applied, for_peering] = self.loading;
         let snapshots = self.driver.snapshots();
+        let led = control::Term::new(control::TermDeps {
+            snapshots: snapshots.clone(),
+            trust: office.trust.clone(),
+            signer: office.signer.clone(),
+            gateways: office.gateways.clone(),
+            handover: self.desk.handover.clone(),
+            nodes: self.desk.nodes.clone(),
+        });
+        let peering = self.desk.peering.clone();
         office.office.send_replace(Office::Held(Arc::new(self.desk)));
+        office.standing.send_replace(Standing::Leading(led));
+        let paths = judge_paths(office.gateways.clone(), peering);
         tokio::join!(
             part("catalog", &stop, self.driver.run(stop.clone())),
             part("directory", &stop, self.directory.run(events.clone(), for_directory, stop.clone())),
             part("applied documents", &stop, self.applied.run(events, for_applied, stop.clone())),
             part("peering", &stop, self.peering.run(for_peering, stop.clone())),
+            until(&stop, paths),
+            outdone(office, &stop),
             publish(snapshots, office, &stop),
         );
         self.tasks.close();
@@ -117,6 +144,42 @@ impl Term {
             error!("streams to peers did not end in time");
         }
         info!(epoch = self.epoch, "the control plane has ended");
+    }
+}
+
+/// Tells peering what gateways reach; a path of which no gateway speaks any more is none.
+async fn judge_paths(gateways: Gateways, peering: Peering) {
+    let (mut told, mut changes) = (BTreeMap::new(), gateways.changes());
+    loop {
+        changes.borrow_and_update();
+        let paths = gateways.paths();
+        for peer in told.keys().filter(|peer| !paths.contains_key(*peer)) {
+            peering.report_path(peer, None).await;
+        }
+        for (peer, path) in paths.iter().filter(|(peer, path)| told.get(*peer) != Some(*path)) {
+            peering.report_path(peer, Some(*path)).await;
+        }
+        told = paths;
+        // A grace that ends is no change that anybody makes.
+        let _in_any_case = timeout(GATEWAY_GRACE / 4, changes.changed()).await;
+    }
+}
+
+/// Ends a lead whose generations are older than what a gateway holds: the store was lost or set back,
+/// and the next lead begins above that.
+async fn outdone(office: &OfficeTasks, stop: &CancellationToken) {
+    let mut changes = office.gateways.changes();
+    loop {
+        changes.borrow_and_update();
+        let (published, seen) = (office.published.borrow().generation, office.gateways.seen());
+        if published > Generation::default() && seen > published {
+            warn!(%seen, %published, "a gateway holds what is newer than our store; leading anew above it");
+            return stop.cancel();
+        }
+        match stop.run_until_cancelled(changes.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
     }
 }
 

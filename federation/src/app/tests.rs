@@ -47,12 +47,14 @@ async fn start(cluster: &str) -> Running {
         store: StoreSource::Configured,
         name: "here".try_into().unwrap(),
         advertise: vec![socket.local_addr().unwrap().into()],
-        control: Vec::new(),
+        control: None,
+        gateway: None,
+        tasks: tasks.clone(),
         trust: TrustStore::new(),
         first: None,
         registry: Registry::new(),
     };
-    let (federation, handles) = Federation::build(deps).unwrap();
+    let (federation, handles) = Federation::build(deps).await.unwrap();
     let Handles { control, handover, operator, .. } = handles;
     tasks.spawn(federation.run(stop.clone()));
     tasks.spawn(stop.clone().run_until_cancelled_owned(hand_over(socket, handover)));

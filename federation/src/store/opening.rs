@@ -32,6 +32,13 @@ impl From<Fault> for OpenError {
     }
 }
 
+impl OpenError {
+    /// What answers is not the store that this process knew.
+    pub fn is_suspicious(&self) -> bool {
+        matches!(self, Self::Unfit(Unfit::Fault(Fault::Suspicious(_))))
+    }
+}
+
 /// Opens the store for use; bounded in time, so that the caller may try again.
 ///
 /// A store that is not the one that this process knew is `Fault::Suspicious` and nothing is written to

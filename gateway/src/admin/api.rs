@@ -173,6 +173,9 @@ pub struct Status {
     /// Only where this process has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,
+    /// Only where this process leads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<GatewayStatus>,
     pub generation: u64,
     pub services: usize,
     pub peers: Vec<PeerStatus>,
@@ -195,6 +198,28 @@ pub struct ControlStatus {
     /// When what is served came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_since: Option<String>,
+}
+
+/// A gateway, as the leading process sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    pub replica: String,
+    pub addresses: Vec<String>,
+    /// Absent once its stream has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected_since: Option<String>,
+    /// What it serves requests with.
+    pub generation: u64,
+    /// Generations that it has still to take in.
+    pub behind: u64,
+}
+
+/// `POST /nodes/invite`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InviteNodeRequest {
+    pub ttl_seconds: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use trust_bundle::Hex;
 
 use super::api::{
-    Applied, Failure, InviteAnswer, InviteRequest, JoinAnswer, JoinRequest, Outcome, SvidAnswer, SvidRequest,
+    Applied, Failure, InviteAnswer, InviteNodeRequest, InviteRequest, JoinAnswer, JoinRequest, Outcome,
+    SvidAnswer, SvidRequest,
 };
 use super::server::Context;
 use crate::balancer::LinkState;
@@ -124,6 +125,27 @@ pub(super) async fn revoke_token(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Refused> {
     context.operator.revoke_token(&id).await?;
+    Ok(Json(json!({ "revoked": id })))
+}
+
+pub(super) async fn invite_node(
+    State(context): State<Context>,
+    Json(request): Json<InviteNodeRequest>,
+) -> Result<Json<InviteAnswer>, Refused> {
+    let invitation = context.operator.invite_node(Duration::from_secs(request.ttl_seconds)).await?;
+    Ok(Json(InviteAnswer {
+        token: invitation.token,
+        id: invitation.id,
+        cluster: context.operator.snapshot().cluster.name.to_string(),
+        expires: invitation.expires.to_string(),
+    }))
+}
+
+pub(super) async fn revoke_node_token(
+    State(context): State<Context>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refused> {
+    context.operator.revoke_node_token(&id).await?;
     Ok(Json(json!({ "revoked": id })))
 }
 

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use federation::catalog;
 use federation::clock;
 use federation::config::directory;
+use federation::control::nodes::{NodeToken, NodeTokenState};
 use federation::model::{Freshness, Peer, RelationshipState};
 use federation::peering::TokenView;
 use federation::peering::records::TokenState;
@@ -232,6 +233,22 @@ pub(super) async fn tokens(State(context): State<Context>) -> Result<Json<Vec<To
     Ok(Json(tokens.into_iter().map(status).collect()))
 }
 
+pub(super) async fn node_tokens(State(context): State<Context>) -> Result<Json<Vec<TokenStatus>>, Refused> {
+    let tokens = context.operator.node_tokens().await?;
+    let status = |token: NodeToken| TokenStatus {
+        id: token.id.to_string(),
+        cluster: context.operator.snapshot().cluster.name.to_string(),
+        state: match &token.state {
+            NodeTokenState::Unused if token.expires < clock::timestamp_now() => "expired".to_owned(),
+            NodeTokenState::Unused => "unused".to_owned(),
+            NodeTokenState::Used { at, .. } => format!("used at {at}"),
+            NodeTokenState::Revoked { at } => format!("revoked at {at}"),
+        },
+        expires: token.expires.to_string(),
+    };
+    Ok(Json(tokens.into_iter().map(status).collect()))
+}
+
 pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
     let snapshot = context.operator.snapshot();
     let svid = |handle: &trust_bundle::SvidHandle| {
@@ -248,6 +265,7 @@ pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
         control: standing::control(&context),
         leader: standing::leader(&context.inspected),
         store: standing::store(&context.inspected),
+        gateways: standing::gateways(&context),
         generation: snapshot.generation.0,
         services: snapshot.services.len(),
         peers: peer_statuses(&context),
@@ -302,8 +320,8 @@ async fn problems(context: &Context) -> Vec<Problem> {
             hint: None,
         }));
     }
-    problems.extend(context.operator.unbound().iter().map(|socket| Problem {
-        subject: format!("{} for {}", socket.address, socket.owner),
+    problems.extend(context.operator.unbound().iter().map(|(replica, socket)| Problem {
+        subject: format!("{} for {} ({replica})", socket.address, socket.owner),
         message: socket.reason.clone(),
         hint: Some(socket.remedy.clone()),
     }));

@@ -9,6 +9,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{delete, get, post};
 use federation::app::{FederationStatus, Operator};
+use federation::control::ControlStatus;
 use federation::model::Timestamp;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -68,6 +69,8 @@ pub struct DataPlane {
 pub enum Above {
     /// In this very process.
     Here(FederationStatus),
+    /// Behind the stream.
+    There(watch::Receiver<ControlStatus>),
 }
 
 impl Inspected {
@@ -132,6 +135,9 @@ fn routes(context: Context) -> Router {
         .route("/objects/{kind}", get(dumps::objects_of_kind))
         .route("/peers", get(dumps::peers))
         .route("/peers/tokens", get(dumps::tokens))
+        .route("/nodes/tokens", get(dumps::node_tokens))
+        .route("/nodes/invite", post(changes::invite_node))
+        .route("/nodes/tokens/{id}", delete(changes::revoke_node_token))
         .route("/peers/invite", post(changes::invite))
         .route("/peers/join", post(changes::join))
         .route("/peers/{cluster}", delete(changes::remove_peer))

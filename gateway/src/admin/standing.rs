@@ -2,7 +2,7 @@
 
 use federation::app::{FederationStatus, StoreCondition};
 
-use super::api::{ControlStatus, LeaderStatus, Problem, StoreStatus};
+use super::api::{ControlStatus, GatewayStatus, LeaderStatus, Problem, StoreStatus};
 use super::server::{Above, Context, Inspected};
 
 /// Whether what is served is the control plane's newest word.
@@ -15,6 +15,20 @@ pub(super) fn control(context: &Context) -> ControlStatus {
                 reachable: false,
                 since: Some(vacancy.since.to_string()),
                 reason: Some(vacancy.why.to_string()),
+                served_since,
+            },
+        },
+        Above::There(status) => match &*status.borrow() {
+            federation::control::ControlStatus::Connected { since, .. } => ControlStatus {
+                reachable: true,
+                since: Some(since.to_string()),
+                served_since,
+                ..ControlStatus::default()
+            },
+            federation::control::ControlStatus::Apart { since, reason } => ControlStatus {
+                reachable: false,
+                since: Some(since.to_string()),
+                reason: Some(reason.clone()),
                 served_since,
             },
         },
@@ -33,7 +47,29 @@ pub(super) fn leader(inspected: &Inspected) -> Option<LeaderStatus> {
                 addresses: leader.addresses.iter().map(ToString::to_string).collect(),
             })
         }
+        Above::There(status) => match &*status.borrow() {
+            federation::control::ControlStatus::Connected { to, since } => Some(LeaderStatus {
+                name: to.to_string(),
+                here: false,
+                since: Some(since.to_string()),
+                addresses: vec![to.to_string()],
+            }),
+            federation::control::ControlStatus::Apart { .. } => None,
+        },
     }
+}
+
+/// The gateways that this process leads, or is.
+pub(super) fn gateways(context: &Context) -> Vec<GatewayStatus> {
+    let newest = context.operator.snapshot().generation;
+    let status = |gateway: federation::control::GatewayStatus| GatewayStatus {
+        replica: gateway.replica.to_string(),
+        addresses: gateway.addresses.iter().map(ToString::to_string).collect(),
+        connected_since: gateway.connected_since.map(|at| at.to_string()),
+        generation: gateway.serving.0,
+        behind: newest.0.saturating_sub(gateway.serving.0),
+    };
+    context.operator.gateways().into_iter().map(status).collect()
 }
 
 pub(super) fn store(inspected: &Inspected) -> Option<StoreStatus> {
@@ -49,6 +85,7 @@ pub(super) fn store(inspected: &Inspected) -> Option<StoreStatus> {
             let (kind, since) = (store.kind.to_owned(), store.since.to_string());
             Some(StoreStatus { kind, condition: condition.to_owned(), since, reason })
         }
+        Above::There(_) => None,
     }
 }
 

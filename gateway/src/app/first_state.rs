@@ -13,8 +13,8 @@ use federation::snapshot::Snapshot;
 use tracing::{info, warn};
 use trust_bundle::{TrustDomain, TrustStore};
 
-/// Below the data directory.
-const DIRECTORY: &str = "gateway";
+/// Where a gateway keeps its own things, below the data directory.
+pub const GATEWAY_DIRECTORY: &str = "gateway";
 /// The file in it whose age is the age of the state.
 const STATE_FILE: &str = "state";
 
@@ -30,7 +30,7 @@ pub(super) struct FirstState {
 impl FirstState {
     /// A directory that cannot be had is an error; what is in it never is.
     pub(super) fn read(config: &Config) -> anyhow::Result<Self> {
-        let directory = config.data.join(DIRECTORY);
+        let directory = config.data.join(GATEWAY_DIRECTORY);
         let disk = Disk::open(&directory)?;
         let state = match disk.load(clock::unix_now()) {
             Ok(state) => state.filter(|state| is_ours(&state.snapshot, config)),
@@ -52,9 +52,9 @@ impl FirstState {
     }
 
     /// Trusts whom the state trusted; what is held already stays as it is.
-    pub(super) fn trust(&self, trust: &TrustStore, held: &TrustDomain) {
+    pub(super) fn trust(&self, trust: &TrustStore, held: Option<&TrustDomain>) {
         let bundles = self.state.iter().flat_map(|state| &state.bundles);
-        for (domain, bundle) in bundles.filter(|(domain, _)| *domain != held) {
+        for (domain, bundle) in bundles.filter(|(domain, _)| Some(*domain) != held) {
             if let Err(conflict) = trust.put((**bundle).clone()) {
                 warn!(trust_domain = %domain, %conflict, "a bundle on disk is of no use");
             }

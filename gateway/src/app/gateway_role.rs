@@ -125,10 +125,6 @@ impl GatewayRole {
         self.links.clone()
     }
 
-    pub(super) fn svid(&self) -> SvidHandle {
-        self.svid.clone()
-    }
-
     /// Starts all of it; the data plane has a stop of its own, since it ends first.
     pub(super) fn start(self, tasks: &Tasks, rest: &CancellationToken, audit: AuditLog) -> RunningGateway {
         let Self { data_plane, links, control, trust, svid, id, disk, handover, federation } = self;

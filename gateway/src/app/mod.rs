@@ -27,6 +27,7 @@ mod start;
 mod svid;
 mod tasks;
 
+pub use first_state::GATEWAY_DIRECTORY;
 pub use process::{Addresses, Plan, Process, Roles};
 pub use start::run;
 pub use tasks::Broken;

@@ -13,15 +13,15 @@ use federation::snapshot::{Generation, Snapshot};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use trust_bundle::{Registry, SvidHandle, TrustStore};
+use trust_bundle::{Registry, TrustStore};
 
-use super::control_side::{ControlHandles, Here, HereParts};
+use super::admin;
+use super::control_side::{ControlHandles, ControlParts, ControlSide};
 use super::drain::Running;
 use super::first_state::FirstState;
 use super::gateway_role::{GatewayParts, GatewayRole, advertised, fixed_port};
 use super::logs::Logs;
 use super::tasks::{Broken, Tasks};
-use super::{admin, svid};
 use crate::admin::cookie::Cookie;
 use crate::admin::{Above, Admin, AdminDeps, DataPlane, Inspected};
 use crate::host::{Pulse, SocketName, Sockets, Watched};
@@ -34,6 +34,8 @@ use crate::telemetry::{AuditLog, Metrics, Output};
 pub enum Roles {
     /// `isthmus run`: all of a cluster.
     All,
+    /// `isthmus gateway`: led by federation processes elsewhere.
+    Gateway,
     /// `isthmus federation`: no data plane.
     Federation,
 }
@@ -64,7 +66,7 @@ pub struct Process {
     roles: Roles,
     addresses: Addresses,
     gateway: Option<GatewayRole>,
-    here: Here,
+    control_side: ControlSide,
     above: Above,
     dns: dns::Server,
     admin: Admin,
@@ -90,13 +92,14 @@ impl Roles {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::All => "run",
+            Self::Gateway => "gateway",
             Self::Federation => "federation",
         }
     }
 
     fn has_gateway(self) -> bool {
         match self {
-            Self::All => true,
+            Self::All | Self::Gateway => true,
             Self::Federation => false,
         }
     }
@@ -115,28 +118,26 @@ impl Process {
         let name = name_of_process();
         let east_west = fixed_port(config.gateway.east_west)?;
         let first = if roles.has_gateway() { Some(FirstState::read(&config)?) } else { None };
-
-        let (here, handles) = Here::build(HereParts {
+        let parts = ControlParts {
             config: &config,
+            roles,
             store,
             name: name.clone(),
             advertise: advertised(&config, east_west),
             trust: trust.clone(),
-            first: first.as_ref().and_then(FirstState::snapshot),
+            first: first.as_ref(),
             registry: registry.clone(),
-        })?;
-        let ControlHandles { control, handover, operator, above, mut svids } = handles;
+            tasks: tasks.clone(),
+        };
+        let (control_side, handles) = ControlSide::build(parts).await?;
+        let ControlHandles { control, handover, operator, above, address, gateway_svid, svids } = handles;
         let snapshots = control.snapshot.clone();
         let (dated, served_since) = watch::channel(first.as_ref().and_then(|first| first.at));
         let logs = Logs::build(access_log, &config.data, &metrics)?;
 
-        let gateway = match first {
+        let gateway = match first.zip(gateway_svid) {
             None => None,
-            Some(first) => {
-                first.trust(&trust, &config.trust_domain);
-                let kept = svid::kept(&first.disk, &config.trust_domain);
-                let svid = SvidHandle::new(svid::first(&here.issuer, kept, &config.trust_domain)?);
-                svids.insert(0, svid.clone());
+            Some((first, svid)) => {
                 let parts = GatewayParts {
                     config: &config,
                     east_west,
@@ -160,7 +161,7 @@ impl Process {
         let addresses = Addresses {
             mesh: gateway.as_ref().and_then(GatewayRole::mesh_address),
             east_west: gateway.as_ref().map(GatewayRole::east_west_address),
-            control: here.control_address(),
+            control: address,
             dns: dns.local_addr(),
             admin: listener.local_addr()?,
         };
@@ -191,7 +192,7 @@ impl Process {
             roles,
             addresses,
             gateway,
-            here,
+            control_side,
             above,
             dns,
             admin,
@@ -229,7 +230,7 @@ impl Process {
         tasks.start_until(&rest, announce(is_ready, ready.clone(), self.roles, self.addresses));
 
         let admin = admin::start(self.admin, admin_stop.clone(), tasks.broken.clone());
-        self.here.start(&tasks, &rest);
+        self.control_side.start(&tasks, &rest);
         tasks.start("dns", &rest, self.dns.run(rest.clone()));
         tasks.start("pulse", &rest, self.pulse.beat(rest.clone()));
         let audit = self.audit;
@@ -270,6 +271,8 @@ async fn become_ready(roles: Roles, mut snapshots: watch::Receiver<Arc<Snapshot>
             drop(status.store.wait_for(|store| store.is_good()).await.map(drop));
             drop(status.leadership.wait_for(|now| now.leader().is_some()).await.map(drop));
         }
+        // Without a data plane nobody is led.
+        Above::There(_) => {}
     }
 }
 

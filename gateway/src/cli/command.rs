@@ -7,7 +7,8 @@ use federation::config::ConfigErrors;
 
 use super::client::Client;
 use super::output::Format;
-use super::{config, demo, doctor, documents, expose, output, peer, run, status, store, svid};
+use super::{config, demo, doctor, documents, expose, node, output, peer, run, status, store, svid};
+use crate::app::Roles;
 use crate::host::CutOff;
 
 /// As for wrong arguments: trying again does not help.
@@ -40,6 +41,19 @@ pub struct Cli {
 enum Command {
     /// Run everything of one cluster in this process
     Run(run::Run),
+    /// Run a gateway in this process: it serves requests, and federation processes elsewhere lead it
+    ///
+    /// Needs `control.endpoints`, and once `isthmus node join`. Without a federation process it serves what
+    /// it was told last, also after a restart.
+    Gateway(run::Run),
+    /// Run a federation process: store, CA, catalog and peering, without a data plane
+    ///
+    /// Gateways reach it at `control.address`. With etcd as store two or three of them may run, of which
+    /// one leads; they share the CA (`trust.ca.directory`).
+    Federation(run::Run),
+    /// Invite gateways of other machines, list and revoke their tokens, join here
+    #[command(subcommand)]
+    Node(node::Node),
     /// Invite, join, list and remove other clusters
     #[command(subcommand)]
     Peer(peer::Peer),
@@ -94,7 +108,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 impl Cli {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(run) => run.run(),
+            Command::Run(run) => run.run(Roles::All),
+            Command::Gateway(run) => run.run(Roles::Gateway),
+            Command::Federation(run) => run.run(Roles::Federation),
             Command::Demo(demo) => demo.run(),
             Command::Config(config) => config.run(self.output),
             Command::Store(store) => store.run(self.output),
@@ -112,15 +128,20 @@ impl Command {
     async fn ask(self, client: &Client, format: Format) -> anyhow::Result<ExitCode> {
         match self {
             Self::Peer(peer) => peer.run(client, format).await,
+            Self::Node(node) => node.run(client, format).await,
             Self::Status => status::run(client, format).await,
             Self::Apply(apply) => apply.run(client, format).await,
             Self::Delete(delete) => delete.run(client, format).await,
             Self::Get(get) => get.run(client, format).await,
             Self::Svid(svid) => svid.run(client, format).await,
             Self::Doctor(doctor) => doctor.run(format).await,
-            Self::Run(_) | Self::Demo(_) | Self::Config(_) | Self::Expose(_) | Self::Store(_) => {
-                Ok(ExitCode::SUCCESS)
-            }
+            Self::Run(_)
+            | Self::Gateway(_)
+            | Self::Federation(_)
+            | Self::Demo(_)
+            | Self::Config(_)
+            | Self::Expose(_)
+            | Self::Store(_) => Ok(ExitCode::SUCCESS),
         }
     }
 }

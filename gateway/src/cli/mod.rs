@@ -12,6 +12,7 @@ mod doctor;
 mod documents;
 mod expose;
 mod help;
+mod node;
 mod output;
 mod peer;
 mod run;

@@ -80,7 +80,8 @@ async fn invite(client: &Client, format: Format, cluster: String, ttl: Duration)
     Ok(())
 }
 
-async fn join(client: &Client, format: Format) -> anyhow::Result<()> {
+/// The token on standard input; a terminal is told what to do.
+pub(super) fn read_token(command: &str) -> anyhow::Result<String> {
     if std::io::stdin().is_terminal() {
         output::note("Paste the token, then press Enter and Ctrl-D:");
     }
@@ -90,9 +91,13 @@ async fn join(client: &Client, format: Format) -> anyhow::Result<()> {
         .read_to_string(&mut token)
         .context("standard input holds no text")?;
     if token.trim().is_empty() {
-        bail!("no token on standard input (hint: isthmus peer join < token)");
+        bail!("no token on standard input (hint: {command} < token)");
     }
-    let request = JoinRequest { token: token.trim().to_owned() };
+    Ok(token.trim().to_owned())
+}
+
+async fn join(client: &Client, format: Format) -> anyhow::Result<()> {
+    let request = JoinRequest { token: read_token("isthmus peer join")? };
     let answer: JoinAnswer = client.change(Method::POST, "/peers/join", &request).await?;
     if format == Format::Json {
         return output::json(&answer);

@@ -31,10 +31,10 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) fn run(self, roles: app::Roles) -> anyhow::Result<ExitCode> {
         let config = Config::load(self.config.as_deref(), &Overrides::from_process(&self.settings)?)?;
         logging::start(&self.log)?;
-        app::run(config, app::Roles::All)?;
+        app::run(config, roles)?;
         Ok(ExitCode::SUCCESS)
     }
 }

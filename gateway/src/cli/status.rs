@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::client::Client;
 use super::{Format, output, peer};
-use crate::admin::api::Status;
+use crate::admin::api::{GatewayStatus, Status};
 
 /// Fails if the process is not ready; problems of single documents do not make it fail.
 pub(super) async fn run(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
@@ -28,7 +28,8 @@ fn print_control(status: &Status) {
     }
     let control = &status.control;
     let follows = status.leader.as_ref().is_some_and(|leader| !leader.here);
-    if !control.reachable && !(follows && status.role == "federation") {
+    let only_follows = follows && status.role == "federation";
+    if !control.reachable && !only_follows {
         let of = control.served_since.as_ref().map(|at| format!(" of {at}")).unwrap_or_default();
         let since = control.since.as_deref().unwrap_or("the start");
         let reason = control.reason.as_deref().unwrap_or("no reason is known");
@@ -37,6 +38,16 @@ fn print_control(status: &Status) {
             status.generation
         ));
     }
+}
+
+fn print_gateways(gateways: &[GatewayStatus]) {
+    let row = |gateway: &GatewayStatus| {
+        let behind = if gateway.behind == 0 { "-".to_owned() } else { gateway.behind.to_string() };
+        let since = gateway.connected_since.clone().unwrap_or_else(|| "gone".to_owned());
+        [gateway.replica.clone(), since, gateway.generation.to_string(), behind, gateway.addresses.join(",")]
+    };
+    let rows: Vec<_> = gateways.iter().map(row).collect();
+    output::table(["GATEWAY", "CONNECTED SINCE", "GENERATION", "BEHIND", "ADDRESSES"], &rows);
 }
 
 fn print(status: &Status) {
@@ -52,6 +63,10 @@ fn print(status: &Status) {
     output::line("");
     let svids: Vec<_> = status.svids.iter().map(|s| [s.id.clone(), s.expires.clone()]).collect();
     output::table(["SVID", "EXPIRES"], &svids);
+    if !status.gateways.is_empty() {
+        output::line("");
+        print_gateways(&status.gateways);
+    }
     if !status.peers.is_empty() {
         output::line("");
         peer::print(&status.peers);
