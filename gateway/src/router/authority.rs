@@ -7,7 +7,7 @@ const HOST_BYTES_MAX: usize = 254;
 
 /// A host in lower case without trailing dot, brackets or port.
 #[derive(Debug, Clone)]
-pub(super) struct Authority {
+pub(crate) struct Authority {
     bytes: [u8; HOST_BYTES_MAX],
     length: usize,
     port: Option<u16>,
@@ -15,7 +15,7 @@ pub(super) struct Authority {
 
 impl Authority {
     /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`; none if it is neither.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (host, port) = split_port(text)?;
         let port = match port {
             None | Some("") => None, // RFC 3986 allows an empty port
@@ -23,7 +23,7 @@ impl Authority {
         };
         let host = host.strip_suffix('.').unwrap_or(host);
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':');
-        if host.is_empty() || host.len() > HOST_BYTES_MAX || !host.bytes().all(plain) {
+        if host.len() > HOST_BYTES_MAX || !host.bytes().all(plain) || host.split('.').any(str::is_empty) {
             return None;
         }
         let mut bytes = [0; HOST_BYTES_MAX];
@@ -32,11 +32,11 @@ impl Authority {
         Some(Self { bytes, length: host.len(), port })
     }
 
-    pub(super) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         str::from_utf8(&self.bytes[..self.length]).expect("parse admits only ASCII")
     }
 
-    pub(super) fn port(&self) -> Option<u16> {
+    pub(crate) fn port(&self) -> Option<u16> {
         self.port
     }
 }
@@ -81,6 +81,10 @@ mod tests {
             (long.as_str(), Some((long.as_str(), None))),
             ("", None),
             (".", None),
+            // Read again without its last dot, it would be another host.
+            ("a.b..", None),
+            ("a..b", None),
+            (".a", None),
             (":80", None),
             ("::1", None),
             ("[::1", None),
