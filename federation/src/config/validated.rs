@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use humantime::format_duration;
 use ipnet::{IpNet, Ipv4Net};
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
@@ -20,6 +21,10 @@ use crate::model::{ClusterName, GatewayAddress, Host, Locality};
 
 /// An SVID must live long enough to be renewed before it ends.
 const SVID_TTL_MIN: Duration = Duration::from_secs(10);
+/// RT6: a root outlives its SVIDs by far, or rotation has no time.
+const ROOT_TTL_SVIDS_MIN: u32 = 4;
+/// No time that is set here is longer: what is added to the clock must stay within what certificates can say.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Shorter, and a moment of a busy disk would change the leader.
 const LEADER_TTL_MIN: Duration = Duration::from_secs(2);
 /// A join token carries as many.
@@ -148,6 +153,13 @@ impl Config {
         if let Err(error) = self.gateway.virtual_addresses() {
             errors.push(wrong("gateway.virtual.pools", format!("{error}, and none smaller than the first")));
         }
+        let TrustConfig { svid_ttl, workload_svid_ttl, root_ttl, .. } = self.trust;
+        let least = ROOT_TTL_SVIDS_MIN * svid_ttl.max(workload_svid_ttl);
+        if root_ttl < least {
+            let [root, least] = [root_ttl, least].map(format_duration);
+            let message = format!("{root} is less than {least}, {ROOT_TTL_SVIDS_MIN} lifetimes of an SVID");
+            errors.push(wrong("trust.rootTtl", message));
+        }
         if !self.admin.ip().is_loopback() {
             let message =
                 format!("{} is no loopback address, and everybody who reaches it may read", self.admin);
@@ -210,8 +222,7 @@ impl TrustConfig {
     fn validate(reader: &mut Reader<'_>, data: &Path) -> Self {
         let svid_ttl = reader.duration("trust.svidTtl", SVID_TTL_MIN);
         let workload_svid_ttl = reader.duration("trust.workloadSvidTtl", SVID_TTL_MIN);
-        // RT6: a root outlives its SVIDs by far, or rotation has no time.
-        let root_ttl = reader.duration("trust.rootTtl", 4 * svid_ttl.max(workload_svid_ttl));
+        let root_ttl = reader.duration("trust.rootTtl", ROOT_TTL_SVIDS_MIN * SVID_TTL_MIN);
         let ca = reader.path_or("trust.ca.directory", Some(&data.join(CA_DIRECTORY)));
         Self { svid_ttl, workload_svid_ttl, root_ttl, ca }
     }
@@ -316,8 +327,13 @@ impl Reader<'_> {
             let duration = humantime::parse_duration(text).map_err(|error| {
                 format!("{text:?} is not a duration, for example 20s, 15m or 24h: {error}")
             })?;
-            let shown = humantime::format_duration(least);
-            if duration < least { Err(format!("{text} is less than {shown}")) } else { Ok(duration) }
+            match duration {
+                short if short < least => Err(format!("{text} is less than {}", format_duration(least))),
+                long if long > DURATION_MAX => {
+                    Err(format!("{text} is more than {}", format_duration(DURATION_MAX)))
+                }
+                duration => Ok(duration),
+            }
         })
     }
 
@@ -496,6 +512,21 @@ locality: here
             );
         }
         assert_eq!(errors.len(), 9, "{errors:#?}");
+    }
+
+    #[test]
+    fn lifetimes_fit_each_other_and_the_calendar() {
+        for (trust, path, word) in [
+            ("{svidTtl: 100days}", "trust.rootTtl:", "lifetimes of an SVID"),
+            ("{workloadSvidTtl: 1h, rootTtl: 3days}", "trust.rootTtl:", "3days is less than 4days"),
+            ("{svidTtl: 91999999999999h}", "trust.svidTtl:", "91999999999999h is more than"),
+            ("{svidTtl: 99999999999999999h}", "trust.svidTtl:", "not a duration"),
+        ] {
+            let errors = parse(&format!("trust: {trust}"), &[]).unwrap_err();
+            let [error] = &errors[..] else { panic!("{trust}: {errors:#?}") };
+            assert!(error.starts_with(path) && error.contains(word), "{trust}: {error}");
+        }
+        parse("trust: {svidTtl: 100days, rootTtl: 400days}", &[]).unwrap();
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(crate) struct SyntaxError {
 pub(crate) fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut offset, mut position) = (0, 0, 0);
-    for (line, content) in (1_u32..).zip(text.split_inclusive('\n')) {
+    for (line, content) in (1_u32..).zip(lines(text)) {
         if is_marker(content, "---") || is_marker(content, "...") {
             documents.extend(document(&text[start..position], offset));
             // What stands behind `---` on its line belongs to the document.
@@ -65,6 +65,21 @@ pub(crate) fn documents(text: &str) -> Vec<Document<'_>> {
     documents
 }
 
+/// Lines with their ends, as YAML has them: a carriage return by itself ends a line too.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = match rest.find(['\r', '\n']) {
+            Some(at) if rest[at..].starts_with("\r\n") => at + 2,
+            Some(at) => at + 1,
+            None => rest.len(),
+        };
+        let (line, later) = rest.split_at(end);
+        rest = later;
+        (!line.is_empty()).then_some(line)
+    })
+}
+
 fn is_marker(line: &str, marker: &str) -> bool {
     line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
@@ -74,7 +89,7 @@ fn document(text: &str, offset: u32) -> Option<Document<'_>> {
         let line = line.trim();
         !line.is_empty() && !line.starts_with('#') && !line.starts_with('%')
     };
-    let first = text.lines().position(|line| holds(&line))?;
+    let first = lines(text).position(|line| holds(&line))?;
     let first = u32::try_from(first).unwrap_or(u32::MAX);
     Some(Document { line: offset.saturating_add(first).saturating_add(1), offset, text })
 }
@@ -267,6 +282,7 @@ mod tests {
             ("a: |\n  ---\n  x\n", vec![1]),
             ("%YAML 1.2\n---\na: 1\n...\n---\nb: 1\n", vec![3, 6]),
             ("a: 1\r\n---\r\nb: 2\r\n", vec![1, 3]),
+            ("a: 1\r---\rb: 2\r", vec![1, 3]),
             ("a: ---x\n---x: 1\n", vec![1]),
         ] {
             let found: Vec<_> = documents(text).iter().map(|d| d.line).collect();
@@ -279,6 +295,7 @@ mod tests {
         for (text, line) in [
             ("a: 1\n---\nb: [1, 2\nc: 3\n", 3..=5),
             ("a: 1\na: 2\n", 1..=2),
+            ("a: 1\r---\rb: [1, 2\rc: 3\r", 3..=5),
             ("a: 1\n---\nx: \"open\n", 3..=4),
             ("a: .nan\n", 1..=1),
         ] {
