@@ -5,6 +5,7 @@
 //! before a signature is even looked at. Nothing here depends on who signed.
 
 use rustls::pki_types::{CertificateDer, UnixTime};
+use webpki::EndEntityCert;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{OID_X509_EXT_BASIC_CONSTRAINTS, Oid};
@@ -36,14 +37,17 @@ impl Leaf {
         check_basic_constraints(&certificate)?;
         check_key_usage(&certificate)?;
         check_extended_key_usage(&certificate)?;
-        let id = SpiffeId::try_from(only_uri(&certificate)?).map_err(NotSvid::Id)?;
+        let uri = only_uri(&certificate)?;
+        let public_key = &certificate.public_key().subject_public_key.data;
+        check_second_reader(der, uri, public_key)?;
+        let id = SpiffeId::try_from(uri).map_err(NotSvid::Id)?;
         if id.path().is_empty() {
             return Err(NotSvid::NoPath);
         }
         let validity = certificate.validity();
         Ok(Self {
             id,
-            public_key: certificate.public_key().subject_public_key.data.to_vec(),
+            public_key: public_key.to_vec(),
             not_before: unix_time(validity.not_before.timestamp()),
             not_after: unix_time(validity.not_after.timestamp()),
         })
@@ -220,6 +224,15 @@ fn check_extended_key_usage(certificate: &X509Certificate<'_>) -> Result<(), Not
         }
         _ => Ok(()),
     }
+}
+
+// webpki, which verifies the rest of the certificate, must find the same name and key in it. The parser
+// above takes encodings that DER does not allow, in which other readers see nothing, or something else.
+fn check_second_reader(der: &CertificateDer<'_>, uri: &str, public_key: &[u8]) -> Result<(), NotSvid> {
+    // What webpki cannot read it refuses itself, and says why.
+    let Ok(second) = EndEntityCert::try_from(der) else { return Ok(()) };
+    let same = second.valid_uri_names().eq([uri]) && second.subject_public_key_info().ends_with(public_key);
+    if same { Ok(()) } else { Err(NotSvid::Malformed) }
 }
 
 fn only_uri<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, NotSvid> {

@@ -25,6 +25,9 @@ const ALTERNATIVE_NAME: &[u64] = &[2, 5, 29, 17];
 /// One fault, and the reason for which the leaf is refused; none means that it is accepted.
 type Case = (&'static str, fn(&mut CertificateParams), Result<(), &'static str>);
 
+/// In a tag: made of parts. A text in DER never is.
+const CONSTRUCTED: u8 = 0x20;
+
 const NOT_SVID: Result<(), &str> = Err("not_svid");
 
 const LEAVES: &[Case] = &[
@@ -36,6 +39,11 @@ const LEAVES: &[Case] = &[
     ("X1 another URI too", |p| p.subject_alt_names.push(uri("https://a/workload")), NOT_SVID),
     ("X1 another URI first", |p| p.subject_alt_names.insert(0, uri("https://a/workload")), NOT_SVID),
     ("X1 a second URI that is no text", |p| raw_names(p, &[(6, ID.as_bytes()), (6, b"\xff\xfe")]), NOT_SVID),
+    (
+        "X18 a URI that is marked as constructed",
+        |p| raw_names(p, &[(6 | CONSTRUCTED, ID.as_bytes())]),
+        NOT_SVID,
+    ),
     ("X2 DNS names", |p| p.subject_alt_names.extend(["x", "y", "z"].map(dns)), Ok(())),
     ("X2 DNS name of another domain", |p| p.subject_alt_names.insert(0, dns("b")), Ok(())),
     ("X2 address and mail", |p| p.subject_alt_names.extend([address(), mail()]), Ok(())),
