@@ -23,3 +23,7 @@ pub mod peering;
 pub mod snapshot;
 pub mod sparing;
 pub mod store;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;

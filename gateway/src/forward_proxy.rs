@@ -64,7 +64,7 @@ fn target<S: Transport>(io: &mut ConnectionIo<S>, view: &View) -> Result<Destina
 }
 
 /// The target of a CONNECT, or none if the head is malformed.
-fn authority(head: &[u8]) -> Option<&str> {
+pub(crate) fn authority(head: &[u8]) -> Option<&str> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let complete = request.parse(head).ok()?.is_complete();

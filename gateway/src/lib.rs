@@ -35,5 +35,8 @@ pub mod windows;
 mod mostly_read;
 mod write_through;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 pub(crate) mod testing;

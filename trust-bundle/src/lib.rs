@@ -42,6 +42,9 @@ mod key;
 pub mod pem;
 mod random;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod testing;
 

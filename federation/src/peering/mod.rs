@@ -33,7 +33,7 @@ mod us;
 
 #[allow(warnings, clippy::all, clippy::allow_attributes_without_reason, clippy::unwrap_used, reason = "generated")]
 #[rustfmt::skip]
-mod proto;
+pub(crate) mod proto;
 
 #[cfg(test)]
 mod tests;

@@ -157,7 +157,7 @@ impl Decoder {
 }
 
 /// Room for the most services that one message may name, with long names.
-const LINE_BYTES_MAX: usize = 16 << 10;
+pub(super) const LINE_BYTES_MAX: usize = 16 << 10;
 const SERVICES_PER_MESSAGE_MAX: usize = 64;
 /// No cluster runs more gateways; a larger count is a mistake or an attack.
 const REPLICAS_MAX: u32 = 1024;

@@ -17,6 +17,8 @@ mod control;
 mod dial;
 mod drive;
 mod establish;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod keeper;
 mod lender;
 mod line;

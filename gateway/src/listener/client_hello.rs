@@ -52,7 +52,7 @@ pub async fn server_name<S: AsyncRead + Unpin>(stream: &mut Peekable<S>) -> Resu
     timeout(CLIENT_HELLO_TIME_MAX, peek(stream)).await.unwrap_or(Err(NoServerName::Slow))
 }
 
-async fn peek<S: AsyncRead + Unpin>(stream: &mut Peekable<S>) -> Result<String, NoServerName> {
+pub(crate) async fn peek<S: AsyncRead + Unpin>(stream: &mut Peekable<S>) -> Result<String, NoServerName> {
     let mut acceptor = Acceptor::default();
     let mut seen = 0;
     loop {

@@ -20,6 +20,8 @@ mod services;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use authority::Authority;
 pub use compiled::Router;
 pub use ingress::{ListenerKey, RequestHead, Routed};
 pub use no_route::NoRoute;

@@ -20,5 +20,8 @@ pub use request::{CSR_BYTES_MAX, InvalidRequest};
 pub use signer::{Signer, SignerFailed};
 pub use template::NoValidity;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use request::public_key;
+
 #[cfg(test)]
 mod tests;

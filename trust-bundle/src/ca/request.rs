@@ -31,7 +31,7 @@ pub enum InvalidRequest {
 }
 
 /// The public key of a request whose sender has proven to have the private one.
-pub(super) fn public_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, InvalidRequest> {
+pub(crate) fn public_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, InvalidRequest> {
     if csr.len() > CSR_BYTES_MAX {
         return Err(InvalidRequest::TooLarge(csr.len()));
     }
