@@ -13,7 +13,7 @@ use trust_bundle::{TrustDomain, TrustStore};
 
 use super::federation::{part, until};
 use super::office::OfficeTasks;
-use crate::catalog::{AddressPool, CatalogDriver, InvalidPool, Loading};
+use crate::catalog::{CatalogDriver, InvalidPool, Loading};
 use crate::config::AppliedDocuments;
 use crate::config::directory::DirectorySource;
 use crate::control::nodes::{Nodes, NodesDeps};
@@ -61,7 +61,7 @@ impl Term {
         let config = &office.config;
         let in_use = office.seen.borrow().generation.max(office.gateways.seen());
         let epoch = raise_epoch(&*store, in_use).await?;
-        let pool = AddressPool::new(config.gateway.virtual_pool)?;
+        let pool = config.gateway.virtual_addresses()?;
         let driver = CatalogDriver::build((*office.cluster).clone(), store.clone(), pool, epoch).await?;
         let loading = [driver.loading(), driver.loading(), driver.loading()];
         let tasks = TaskTracker::new();
@@ -81,7 +81,7 @@ impl Term {
             trust_domain: config.trust_domain.clone(),
             gateway_id: Role::Gateway.id(&config.trust_domain),
             advertise: office.advertise.clone(),
-            address_rules: AddressRules { own_ranges: vec![config.gateway.virtual_pool] },
+            address_rules: AddressRules { own_ranges: config.gateway.virtual_pools.clone() },
             store: store.clone(),
             trust: office.trust.clone(),
             registry: office.registry.clone(),
