@@ -54,6 +54,7 @@ const PURE: &[&str] = &[
     "federation/src/control/message.rs",
     "federation/src/control/server/outbox.rs",
     "federation/src/control/state",
+    "federation/src/control/state.rs",
     "federation/src/config/directory/documents.rs",
     "federation/src/config/yaml.rs",
     "federation/src/kubernetes/objects",
