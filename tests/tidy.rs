@@ -40,6 +40,8 @@ const PURE: &[&str] = &[
     "federation/src/catalog/admission.rs",
     "federation/src/catalog/apply.rs",
     "federation/src/catalog/backends.rs",
+    "federation/src/catalog/claims.rs",
+    "federation/src/catalog/loss.rs",
     "federation/src/catalog/event.rs",
     "federation/src/catalog/listeners.rs",
     "federation/src/catalog/merge.rs",

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use federation::catalog::{AddressPool, Catalog, EndpointSlice, Event, Object, Recollection, Source};
+use federation::control::state::Parts;
+use federation::leader::first_generation;
 use federation::model::{
     AppProtocol, ClusterName, Endpoint, Host, Label, Locality, ObjectKey, Readiness, RelationshipState,
     Service, ServiceKind, ServiceName, ServicePort, Timestamp, Transport,
@@ -24,6 +26,7 @@ use federation::store::{Revision, codec};
 
 use crate::dice::Dice;
 use crate::disk::{Disk, NotDone};
+use crate::gateway::Gateway;
 use crate::mutation::Mutation;
 
 /// Small enough that numbers run out and are given away.
@@ -50,6 +53,7 @@ pub(crate) struct Cluster {
     pub(crate) documents: BTreeMap<ServiceName, Spec>,
     pub(crate) life: Option<Life>,
     pub(crate) lives: u64,
+    pub(crate) gateway: Gateway,
     /// Takes no messages until then.
     pub(crate) slow_until: u64,
     /// When it is next woken.
@@ -67,6 +71,8 @@ pub(crate) struct Life {
     /// When the directory is read; nothing is published before.
     pub(crate) reads_at: Option<u64>,
     pub(crate) owed_at: Option<u64>,
+    /// What the gateway was sent last.
+    pub(crate) sent: Option<Parts>,
     pub(crate) mutation: Option<Mutation>,
 }
 
@@ -128,6 +134,7 @@ impl Cluster {
             documents: BTreeMap::new(),
             life: None,
             lives: 0,
+            gateway: Gateway::default(),
             slow_until: 0,
             wakes_at: None,
         }
@@ -146,7 +153,9 @@ impl Cluster {
             locality: Locality::default(),
         };
         let snapshot = Arc::new(Snapshot::empty(Arc::new(local.clone())));
-        let mut catalog = Catalog::new(local);
+        // The counter in the store is raised by each life that leads.
+        let epoch_of_leader = if mutation == Some(Mutation::ForgetsGenerations) { 1 } else { self.lives };
+        let mut catalog = Catalog::new(local).after(first_generation(epoch_of_leader));
         let mut recollection =
             Recollection::new(AddressPool::new(POOL.parse().expect("a pool")).expect("a pool"));
         for prefix in [keys::documents(), keys::addresses(), keys::claims()] {
@@ -167,6 +176,7 @@ impl Cluster {
             peers: BTreeMap::new(),
             reads_at: Some(reads_at),
             owed_at: None,
+            sent: None,
             mutation,
         };
         for entry in self.disk.list(&keys::peers()) {

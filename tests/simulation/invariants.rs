@@ -9,6 +9,7 @@ use federation::model::{ClusterName, Freshness, RelationshipState, ServiceName};
 use federation::peering::conversation;
 use federation::peering::membership::Thresholds;
 use federation::peering::records::PeerRecord;
+use federation::snapshot::Generation;
 use federation::store::keys::{self, Place};
 use federation::store::{Entry, codec};
 
@@ -148,9 +149,10 @@ impl World {
 
     /// A generation only grows: readers take the greater for the newer.
     fn generations_only_grow(&self, node: usize, life: &Life) -> Verdict {
-        let Some((epoch, before)) = self.ledger.generations.get(&node) else { return Ok(()) };
+        let Some(before) = self.ledger.generations.get(&node) else { return Ok(()) };
         let now = life.snapshot.generation;
-        let grows = *epoch != life.epoch || now >= *before;
+        // Zero is what a process holds before it has published anything.
+        let grows = now >= *before || now == Generation::default();
         ensure(grows, "generations_only_grow", || format!("{now} after {before}"))
     }
 
@@ -200,7 +202,8 @@ impl World {
             .cloned()
             .collect();
         gone.iter().for_each(|key| drop(self.ledger.seen.remove(key)));
-        self.ledger.generations.insert(node, (life.epoch, life.snapshot.generation));
+        let newest = self.ledger.generations.entry(node).or_default();
+        *newest = life.snapshot.generation.max(*newest);
         if life.reads_at.is_none() {
             self.ledger.claims.insert(node, claims(&self.clusters[node]));
             self.ledger.addresses.insert(node, addresses(life));

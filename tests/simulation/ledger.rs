@@ -50,7 +50,7 @@ pub(crate) struct Ledger {
     /// When a relationship was last begun at a cluster with another.
     pub(crate) began: BTreeMap<(usize, usize), u64>,
     pub(crate) seen: BTreeMap<(usize, ClusterName), Seen>,
-    pub(crate) generations: BTreeMap<usize, (u64, Generation)>,
+    pub(crate) generations: BTreeMap<usize, Generation>,
     /// Who contributed first to a name, as durable at the last look.
     pub(crate) claims: BTreeMap<usize, BTreeMap<ServiceName, ClusterName>>,
     pub(crate) addresses: BTreeMap<usize, BTreeMap<ServiceName, std::net::IpAddr>>,

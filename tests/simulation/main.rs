@@ -13,6 +13,7 @@ mod accidents;
 mod cluster;
 mod dice;
 mod disk;
+mod gateway;
 mod invariants;
 mod ledger;
 mod log;

@@ -24,6 +24,10 @@ pub(crate) enum Mutation {
     StopsTheClock,
     /// A commit is acknowledged and lost.
     ForgetsACommit,
+    /// A delta reaches a gateway without what was removed.
+    KeepsRemovedParts,
+    /// Generations begin anew with each life.
+    ForgetsGenerations,
 }
 
 impl Mutation {
@@ -39,5 +43,7 @@ impl Mutation {
         (Self::ExportsMore, &["t7_only_what_was_exported_is_visible"]),
         (Self::StopsTheClock, &["silence_is_never_fresh"]),
         (Self::ForgetsACommit, &["what_is_held_is_durable"]),
+        (Self::KeepsRemovedParts, &["deltas_equal_the_full_state"]),
+        (Self::ForgetsGenerations, &["generations_only_grow"]),
     ];
 }

@@ -288,8 +288,17 @@ impl World {
         self.check(node);
     }
 
-    /// Speakers learn that there is another snapshot.
+    /// Speakers and the gateway learn that there is another snapshot.
     fn note_change(&mut self, node: usize) {
+        // The gateway misses some: it is told what changed since the last that it has.
+        let (told, mutation, now) = (self.dice.percent(30), self.mutation, self.now);
+        let cluster = &mut self.clusters[node];
+        if told
+            && let Some(life) = &mut cluster.life
+            && let Err(what) = cluster.gateway.follow(&mut life.sent, &life.snapshot, mutation)
+        {
+            self.ledger.fall("deltas_equal_the_full_state", now, &cluster.name, what);
+        }
         for id in self.streams_of(node) {
             if let Some(side) = self.side_of(id, node)
                 && let Some(speaker) = &mut side.speaker

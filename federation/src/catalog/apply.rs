@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::backends::{Resolved, references};
+use super::claims::Claims;
 use super::listeners::Aged;
 use super::objects::{Change, Claim, Objects};
 use super::peers::Peers;
@@ -29,7 +30,7 @@ pub struct Catalog {
     pub(super) routes_by_service: BTreeMap<ServiceName, BTreeSet<ObjectKey>>,
     /// Empty where no address could be had.
     pub(super) addresses: BTreeMap<ServiceName, Vec<IpAddr>>,
-    pub(super) claims: BTreeMap<ServiceName, ClusterName>,
+    pub(super) claims: Claims,
     pub(super) dirty: Dirty,
     pub(super) built: Built,
     /// Noted while building, until the next `settle` takes it.
@@ -73,6 +74,8 @@ pub struct Effects {
     pub allocate: Vec<ServiceName>,
     /// Who contributed first to a name, to be made durable.
     pub claim: Vec<NameClaim>,
+    /// Names whose first contributor need not be remembered any more.
+    pub release: Vec<ServiceName>,
     /// Objects whose conditions changed.
     pub conditions: BTreeSet<ObjectKey>,
 }
@@ -94,7 +97,7 @@ impl Catalog {
             routes: BTreeMap::new(),
             routes_by_service: BTreeMap::new(),
             addresses: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            claims: Claims::default(),
             dirty: Dirty::default(),
             // The first snapshot is news even if it is empty: it says that all sources have spoken.
             built: Built { changed: true, ..Built::default() },
@@ -152,7 +155,11 @@ impl Catalog {
                 self.dirty.services.insert(service);
             }
             Event::NameClaimed { service, peer } => {
-                self.claims.insert(service.clone(), peer);
+                self.claims.hold(service.clone(), peer);
+                self.dirty.services.insert(service);
+            }
+            Event::NameReleased(service) => {
+                self.claims.release(&service);
                 self.dirty.services.insert(service);
             }
         }
@@ -269,6 +276,9 @@ impl Catalog {
             claim: unclaimed
                 .map(|(service, peer)| NameClaim { service: service.clone(), peer: peer.clone() })
                 .collect(),
+            release: self
+                .claims
+                .excess(|peer| self.peers.get(peer).is_some_and(|state| state.active().is_some())),
             ..std::mem::take(&mut self.effects)
         }
     }

@@ -57,6 +57,8 @@ pub enum Event {
         service: ServiceName,
         peer: ClusterName,
     },
+    /// Nobody contributes to the name any more, and its first contributor need not be remembered.
+    NameReleased(ServiceName),
 }
 
 /// Who owns an object; a second owner of the same object is refused and told who the first is.

@@ -76,7 +76,9 @@ impl Catalog {
         };
         let admission = self.admission(name, &known);
         let (merged, outcome) = self.merge_name(name, &known, &admission);
+        let contributed = !known.importers.is_empty();
         let view = ServiceView { name: name.clone(), local: known.local, merged };
+        self.claims.note(name, contributed);
         self.note_claim(name, admission.first);
         self.note_outcome(name, outcome);
         self.put_view(view)
@@ -88,7 +90,7 @@ impl Catalog {
             created: import.created,
             trusted: peer.sameness.contains(&name.namespace),
         });
-        let local = Local { exported_here: known.is_exported(), claim: self.claims.get(name) };
+        let local = Local { exported_here: known.is_exported(), claim: self.claims.holder(name) };
         admit(name, local, &candidates.collect::<Vec<_>>())
     }
 
@@ -170,7 +172,7 @@ impl Catalog {
     }
 
     fn note_claim(&mut self, name: &ServiceName, first: Option<ClusterName>) {
-        match first.filter(|first| self.claims.get(name) != Some(first)) {
+        match first.filter(|first| self.claims.holder(name) != Some(first)) {
             Some(first) => drop(self.built.unclaimed.insert(name.clone(), first)),
             None => drop(self.built.unclaimed.remove(name)),
         }

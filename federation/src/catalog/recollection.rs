@@ -73,6 +73,7 @@ enum Piece {
     Seen(Vec<ObjectKey>),
     Allocate(Vec<ServiceName>),
     Claim(Vec<NameClaim>),
+    Release(Vec<ServiceName>),
 }
 
 /// One write; once it is durable, `Recollection::kept` says what follows.
@@ -140,11 +141,13 @@ impl Recollection {
         let seen = seen.chunks(OPERATIONS_MAX).map(|keys| Piece::Seen(keys.to_vec()));
         let allocate = effects.allocate.chunks(OPERATIONS_MAX / 2);
         let claim = effects.claim.chunks(OPERATIONS_MAX);
+        let release = effects.release.chunks(OPERATIONS_MAX);
         let doubted = self.doubted.iter().map(|_| Piece::Doubted);
         let pieces = doubted
             .chain(seen)
             .chain(allocate.map(|services| Piece::Allocate(services.to_vec())))
-            .chain(claim.map(|claims| Piece::Claim(claims.to_vec())));
+            .chain(claim.map(|claims| Piece::Claim(claims.to_vec())))
+            .chain(release.map(|services| Piece::Release(services.to_vec())));
         Owed(pieces.collect())
     }
 
@@ -155,6 +158,7 @@ impl Recollection {
             Piece::Seen(keys) => self.write_seen(keys),
             Piece::Allocate(services) => self.allocate(&services, catalog),
             Piece::Claim(claims) => claim(claims),
+            Piece::Release(services) => release(services),
         })
     }
 
@@ -223,6 +227,15 @@ fn claim(claims: Vec<NameClaim>) -> Write {
         transaction = transaction.put(Place::Claim(service.clone()).key(), value);
         events.push(Event::NameClaimed { service, peer });
     }
+    Write { transaction, seen: Vec::new(), pool: None, events }
+}
+
+fn release(services: Vec<ServiceName>) -> Write {
+    let delete = |transaction: Transaction, service: &ServiceName| {
+        transaction.delete(Place::Claim(service.clone()).key())
+    };
+    let transaction = services.iter().fold(Transaction::new(), delete);
+    let events = services.into_iter().map(Event::NameReleased).collect();
     Write { transaction, seen: Vec::new(), pool: None, events }
 }
 

@@ -83,6 +83,36 @@ fn t5_who_held_the_name_on_record_keeps_it() {
 }
 
 #[test]
+fn t5_claims_go_with_the_relationship_and_never_while_they_are_used() {
+    let mut world = World::new();
+    world.peer("cloud", 5);
+    for service in ["cart.shop", "pay.shop"] {
+        world.apply(Event::ImportChanged(Arc::new(import("cloud", service, 10))));
+        world.apply(Event::NameClaimed { service: name(service), peer: cluster("cloud") });
+    }
+    world.apply(Event::ImportRemoved { peer: cluster("cloud"), service: name("pay.shop") });
+    assert!(world.effects().release.is_empty(), "it may come back");
+    world.apply(Event::PeerRemoved(cluster("cloud")));
+    assert_eq!(world.effects().release, [name("pay.shop"), name("cart.shop")], "the longest unused first");
+    world.apply(Event::NameReleased(name("cart.shop"))).apply(Event::NameReleased(name("pay.shop")));
+    assert!(world.effects().release.is_empty());
+
+    // A flood of names leaves a bounded number behind.
+    world.peer("cloud", 6);
+    for number in 0..300 {
+        let service = format!("s{number}.shop");
+        world.apply(Event::ImportChanged(Arc::new(import("cloud", &service, 10))));
+        world.apply(Event::NameClaimed { service: name(&service), peer: cluster("cloud") });
+        world.effects();
+        world.apply(Event::ImportRemoved { peer: cluster("cloud"), service: name(&service) });
+        for service in world.effects().release {
+            world.apply(Event::NameReleased(service));
+        }
+    }
+    assert_eq!(world.catalog.claims.excess(|_| false).len(), 256);
+}
+
+#[test]
 fn t5_protected_namespaces_are_nobodys() {
     let mut world = World::new();
     world.peer("cloud", 5);

@@ -4,13 +4,15 @@
 //!   nothing of its file is taken away, since it may be any of them.
 //! - Of two files with the same object, the one that had it first keeps it; at start, the first by path.
 //! - Nothing is taken away before it was missing twice.
+//! - Files that take very much with them at once are not believed to be gone: what they said stays in
+//!   use until they come back, or until somebody says that it shall go by putting them back empty (E23).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::scan::Scan;
 use super::{Problem, Severity};
-use crate::catalog::{Event, Object, Source};
+use crate::catalog::{Cause, Event, Loss, Losses, Object, Source};
 use crate::kubernetes::objects::{DocumentError, ParsedDocument, parse_documents};
 use crate::model::{ObjectKey, Timestamp};
 
@@ -27,6 +29,8 @@ pub(super) struct Documents {
     /// Places that could not be read.
     unreadable: BTreeMap<Arc<str>, String>,
     duplicates: Vec<Problem>,
+    /// What is held although its files are gone.
+    held_loss: Option<Loss>,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +43,8 @@ struct FileState {
     unsettled: bool,
     /// The file was not there in the last pass.
     missing: bool,
+    /// The file is gone with too much to be believed, since then.
+    held_since: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -75,24 +81,63 @@ impl Documents {
                 Err(message) => state.keep(problem(&file, None, message)),
             }
         }
-        self.drop_missing(&scan.present);
+        self.drop_missing(&scan.present, now);
         self.tell(now)
     }
 
-    fn drop_missing(&mut self, present: &BTreeSet<Arc<str>>) {
-        let unreadable = &self.unreadable;
+    fn drop_missing(&mut self, present: &BTreeSet<Arc<str>>, now: Timestamp) {
+        self.held_loss = self.loss(present);
+        let (unreadable, mass) = (&self.unreadable, self.held_loss.is_some());
         self.files.retain(|file, state| {
             if present.contains(file) {
-                state.missing = false;
+                (state.missing, state.held_since) = (false, None);
                 return true;
             }
             if unreadable.keys().any(|place| is_below(file, place)) {
                 (state.missing, state.unsettled) = (false, false);
                 return true;
             }
-            // The second pass without the file ends it.
-            !std::mem::replace(&mut state.missing, true)
+            // The second pass without the file ends it, unless too much would go.
+            let gone = std::mem::replace(&mut state.missing, true);
+            if gone && mass {
+                state.held_since.get_or_insert(now);
+            }
+            !gone || state.held_since.is_some()
         });
+    }
+
+    /// What files that are gone take with them, if it is too much at once to be believed.
+    fn loss(&self, present: &BTreeSet<Arc<str>>) -> Option<Loss> {
+        let is_here = |file: &Arc<str>| {
+            present.contains(file) || self.unreadable.keys().any(|place| is_below(file, place))
+        };
+        let here = self.files.iter().filter(|(file, _)| is_here(file));
+        // An object that moves to another file is not lost.
+        let kept: BTreeSet<_> = here.flat_map(|(_, state)| state.held.keys()).collect();
+        let mut losses = Losses::default();
+        for (file, state) in &self.files {
+            for (key, held) in &state.held {
+                let Object::Endpoints(slice) = &*held.object else { continue };
+                match is_here(file) {
+                    true => losses.keep(&slice.service, slice.endpoints.len()),
+                    false if kept.contains(key) => {}
+                    false => losses.lose(&slice.service, slice.endpoints.len()),
+                }
+            }
+        }
+        losses.mass(Cause::Relist)
+    }
+
+    /// Tells of files that are gone and whose documents are in use all the same.
+    fn held(&self) -> Option<Problem> {
+        let held = self.files.values().filter_map(|state| state.held_since);
+        let (files, since) = (held.clone().count(), held.min()?);
+        let Loss { lost, of } = self.held_loss.unwrap_or_default();
+        let message = format!(
+            "{files} files are gone at once, with {lost} of {of} endpoints; what they said stays in use \
+             since {since}; hint: mount the volume again, or put the files back empty to remove what was in them"
+        );
+        Some(problem(&WHOLE_DIRECTORY.into(), None, message))
     }
 
     fn tell(&mut self, now: Timestamp) -> Vec<Event> {
@@ -142,7 +187,7 @@ impl Documents {
 
     /// Whether another pass soon would change nothing by itself.
     pub(super) fn is_settled(&self) -> bool {
-        !self.files.values().any(|state| state.unsettled || state.missing)
+        !self.files.values().any(|state| state.unsettled || state.missing && state.held_since.is_none())
     }
 
     pub(super) fn problems(&self) -> Vec<Problem> {
@@ -152,7 +197,13 @@ impl Documents {
             problem(&place, None, format!("{message}; what was known below it stays in use"))
         });
         let files = self.files.values().flat_map(|state| state.problems.iter().cloned());
-        let mut all: Vec<_> = places.chain(files).chain(self.duplicates.iter().cloned()).collect();
+        let mut all: Vec<_> = self
+            .held()
+            .into_iter()
+            .chain(places)
+            .chain(files)
+            .chain(self.duplicates.iter().cloned())
+            .collect();
         all.sort();
         all.truncate(PROBLEMS_MAX);
         all

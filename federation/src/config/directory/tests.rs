@@ -94,6 +94,58 @@ fn what_is_gone_is_gone_at_the_second_look() {
     }
 }
 
+/// A service with so many endpoints.
+fn crowd(name: &str, endpoints: usize) -> String {
+    let addresses: Vec<_> =
+        (1..=endpoints).map(|n| format!("{{addresses: [10.0.{}.{}]}}", n / 250, n % 250 + 1)).collect();
+    format!(
+        "{}---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{port: 1}}]\nendpoints: [{}]\n",
+        service(name, 80),
+        addresses.join(", ")
+    )
+}
+
+#[test]
+fn e23_files_that_take_too_much_with_them_are_not_believed_to_be_gone() {
+    let (many, few) = (crowd("many", 60), crowd("few", 5));
+    let all = [("many.yaml", many.as_str()), ("few.yaml", few.as_str())];
+    let mut documents = Documents::default();
+    pass(&mut documents, &all);
+    pass(&mut documents, &all);
+    // The volume is not mounted any more.
+    for _ in 0..3 {
+        assert!(pass(&mut documents, &[]).is_empty());
+    }
+    assert!(documents.is_settled(), "nothing has to be looked at sooner for that");
+    let [held] = &messages(&documents)[..] else { panic!("{:?}", messages(&documents)) };
+    assert!(held.contains("2 files are gone at once, with 65 of 65 endpoints"), "{held}");
+    // It comes back, and nobody was told anything.
+    assert!(pass(&mut documents, &all).is_empty());
+    assert!(messages(&documents).is_empty());
+    // A file that is edited, and then goes, takes with it what its owner has taken out.
+    let emptied = [("many.yaml", ""), ("few.yaml", few.as_str())];
+    pass(&mut documents, &emptied);
+    assert_eq!(pass(&mut documents, &emptied), ["-many-1 many.yaml", "-many many.yaml"]);
+    pass(&mut documents, &emptied[1..]);
+    assert!(pass(&mut documents, &emptied[1..]).is_empty() && documents.is_settled());
+    // What is small goes as ever.
+    pass(&mut documents, &[]);
+    assert_eq!(pass(&mut documents, &[]), ["-few-1 few.yaml", "-few few.yaml"]);
+}
+
+#[test]
+fn e23_a_crowd_that_moves_to_another_file_is_not_lost() {
+    let many = crowd("many", 60);
+    let mut documents = Documents::default();
+    for _ in 0..2 {
+        pass(&mut documents, &[("a.yaml", &many)]);
+    }
+    for _ in 0..2 {
+        pass(&mut documents, &[("b.yaml", &many)]);
+    }
+    assert!(documents.is_settled() && messages(&documents).is_empty(), "{:?}", messages(&documents));
+}
+
 #[test]
 fn a_document_that_turned_bad_keeps_its_last_good_state() {
     let mut documents = Documents::default();
