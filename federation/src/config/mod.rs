@@ -21,4 +21,4 @@ pub use error::{ConfigError, ConfigErrors};
 pub use overrides::{InvalidOverride, Overrides};
 pub use schema::schema;
 pub use store::{ClientCertificate, EtcdConfig, EtcdTls, StoreConfig};
-pub use validated::{Config, ControlConfig, GatewayConfig, TrustConfig};
+pub use validated::{Config, ControlConfig, GatewayConfig, OverloadConfig, TrustConfig};

@@ -40,6 +40,7 @@ fn describe(setting: &Setting) -> Value {
     let mut leaf = match setting.kind {
         Kind::ClusterName => json!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" }),
         Kind::TrustDomain => json!({ "type": "string", "pattern": "^[a-z0-9._-]{1,255}$" }),
+        Kind::Number => json!({ "type": "integer", "minimum": 1 }),
         Kind::Duration => json!({ "type": "string", "examples": ["20s", "15m", "24h", "30days"] }),
         Kind::SocketAddress => json!({ "type": "string", "examples": ["127.0.0.1:15080", "[::1]:15080"] }),
         Kind::Network => json!({ "type": "string", "examples": ["127.80.0.0/20"] }),

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     /// A list of networks.
     Networks,
     Duration,
+    /// Written without a fraction.
+    Number,
 }
 
 /// What applies if nobody says anything.
@@ -160,6 +162,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Networks,
         Derived("gateway.virtual.pool alone"),
         "For federation: the pools of all gateways; a service has an address in each of them",
+    ),
+    setting(
+        "gateway.overload.memory",
+        Kind::Number,
+        Value("90"),
+        "Percent of the memory limit (of the cgroup, else of the machine) at which new requests are told 503",
+    ),
+    setting(
+        "gateway.overload.requests",
+        Kind::Number,
+        Derived("one for each 256 KiB of the memory limit, 1000 to 50000"),
+        "Requests and tunnels under way: of clients, and as many again of peers",
     ),
     setting(
         "dns.address",

@@ -81,6 +81,17 @@ pub struct GatewayConfig {
     pub virtual_pool: IpNet,
     /// Those of all gateways, as federation gives addresses out; never empty.
     pub virtual_pools: Vec<IpNet>,
+    pub overload: OverloadConfig,
+}
+
+/// When a gateway tells bulk traffic that it is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OverloadConfig {
+    /// Percent of the memory limit.
+    pub memory: u8,
+    /// None follows the memory limit.
+    pub requests: Option<u32>,
 }
 
 /// Lifetimes.
@@ -202,7 +213,25 @@ impl GatewayConfig {
             ingress: reader.ip("gateway.ingress.address"),
             virtual_pool,
             virtual_pools: reader.pools("gateway.virtual.pools", virtual_pool),
+            overload: OverloadConfig::validate(reader),
         }
+    }
+}
+
+impl OverloadConfig {
+    fn validate(reader: &mut Reader<'_>) -> Self {
+        let memory = reader.parse("gateway.overload.memory", |text| {
+            let percent = text.parse().ok().filter(|percent| (1..=100).contains(percent));
+            percent.ok_or_else(|| format!("{text:?} is not a number of percent, 1 to 100"))
+        });
+        let requests = reader.parse("gateway.overload.requests", |text| match text {
+            "" => Ok(None),
+            text => match text.parse() {
+                Ok(requests @ 1..) => Ok(Some(requests)),
+                _ => Err(format!("{text:?} is not a number of requests, at least 1")),
+            },
+        });
+        Self { memory, requests }
     }
 }
 

@@ -3,17 +3,22 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{ConnectInfo, DefaultBodyLimit};
 use axum::middleware;
 use axum::routing::{delete, get, post};
+use axum::{Extension, Router};
 use federation::app::{FederationStatus, Operator};
 use federation::control::ControlStatus;
 use federation::model::Timestamp;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use trust_bundle::{Registry, SvidHandle, TrustStore};
 
@@ -25,6 +30,13 @@ use crate::telemetry::{AuditLog, Metrics};
 
 /// Documents of one request; a directory is for more.
 const BODY_BYTES_MAX: usize = 4 << 20;
+/// Operators, probes and scrapers; each takes a descriptor from the data plane.
+const CLIENTS_MAX: usize = 256;
+/// For the first head, and for each further one of a kept connection.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// After an error of the socket, so that a lasting one does not take a whole core.
+const ERROR_REST: Duration = Duration::from_millis(50);
 
 /// What the admin API shows and changes.
 #[derive(Debug)]
@@ -114,9 +126,43 @@ impl Admin {
     /// Serves until told to stop; requests in flight are finished.
     pub async fn run(self, shutdown: CancellationToken) -> std::io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
-        let service = routes(self.context).into_make_service_with_connect_info::<SocketAddr>();
-        axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await
+        let routes = routes(self.context);
+        let mut clients = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    // Who finds no room is closed at once, and may come again.
+                    Ok((stream, from)) if clients.len() < CLIENTS_MAX => {
+                        clients.spawn(serve(stream, from, routes.clone(), shutdown.clone()));
+                    }
+                    Ok(_) => tracing::debug!("the admin API has more clients than room"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the admin listener fails");
+                        tokio::time::sleep(ERROR_REST).await;
+                    }
+                },
+                Some(_ended) = clients.join_next() => {}
+            }
+        }
+        drop(listener);
+        while clients.join_next().await.is_some() {}
+        Ok(())
     }
+}
+
+/// One client until it ends, is too slow with a head, or the process stops.
+async fn serve(stream: TcpStream, from: SocketAddr, routes: Router, shutdown: CancellationToken) {
+    let service = TowerToHyperService::new(routes.layer(Extension(ConnectInfo(from))));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(HEAD_BYTES_MAX);
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // A client that goes away, or is no client at all, is no news.
+        _ended = connection.as_mut() => return,
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ended = connection.await;
 }
 
 fn routes(context: Context) -> Router {

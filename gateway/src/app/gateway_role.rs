@@ -100,7 +100,7 @@ impl GatewayRole {
             handover: handing,
             room: Room::of_this_process(),
             sockets: parts.sockets,
-            overload: Guard::of_this_process(overload::Settings::default()),
+            overload: Guard::of_this_process(overload_settings(config)),
             tasks: TaskTracker::new(),
         })
         .await?;
@@ -147,6 +147,15 @@ pub(super) fn advertised(config: &Config, east_west: SocketAddr) -> Vec<GatewayA
         vec![GatewayAddress::from(east_west)]
     } else {
         config.gateway.advertise.clone()
+    }
+}
+
+fn overload_settings(config: &Config) -> overload::Settings {
+    let overload = &config.gateway.overload;
+    overload::Settings {
+        memory: f64::from(overload.memory) / 100.0,
+        memory_limit: None,
+        requests: overload.requests.map(|requests| requests as usize),
     }
 }
 

@@ -119,8 +119,9 @@ impl Keeper {
     }
 
     fn seen(&mut self) {
-        self.http.plan.stop_waiting();
-        self.tunnels.plan.stop_waiting();
+        let now = clock::now();
+        self.http.plan.stop_waiting(now);
+        self.tunnels.plan.stop_waiting(now);
     }
 
     fn stop(&mut self) {

@@ -33,6 +33,8 @@ pub(super) struct Plan {
     waits: BTreeMap<GatewayAddress, Wait>,
     /// New links in a row that led to a replica which had one already.
     duplicates: u32,
+    /// When a wait was last cut short.
+    hastened: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,8 @@ enum Standing {
 struct Wait {
     /// In a row.
     failures: u32,
+    /// Links in a row that were to be left as soon as they were there.
+    goodbyes: u32,
     until: Option<Instant>,
     /// The attempt that used the address last: the one used longest ago goes first.
     last: Attempt,
@@ -97,6 +101,7 @@ impl Plan {
             attempts: 0,
             waits: BTreeMap::new(),
             duplicates: 0,
+            hastened: None,
         }
     }
 
@@ -178,8 +183,11 @@ impl Plan {
     }
 
     /// The peer is there: one try at once, in the place of a long wait; how often has failed still counts.
-    pub(super) fn stop_waiting(&mut self) {
-        if self.links.is_empty() {
+    ///
+    /// Seldom: each of our tries may be what makes the peer try, and its tries are what brings us here.
+    pub(super) fn stop_waiting(&mut self, now: Instant) {
+        if self.links.is_empty() && self.hastened.is_none_or(|at| now >= at + HASTE_PAUSE) {
+            self.hastened = Some(now);
             self.waits.values_mut().for_each(|wait| wait.until = None);
         }
     }
@@ -206,7 +214,12 @@ impl Plan {
         held.standing = Standing::Leaving;
         // A gateway that goes may go on accepting; it shall not make us dial in a loop.
         if now.duration_since(held.since) < SHORT_LIFE {
-            let wait = self.waits.entry(held.address.clone()).or_default();
+            let address = held.address.clone();
+            let wait = self.waits.entry(address.clone()).or_default();
+            wait.goodbyes = wait.goodbyes.saturating_add(1);
+            if wait.goodbyes > GOODBYES_MAX {
+                return self.back_off(&address, now, rng);
+            }
             wait.until = Some(now + GOODBYE_PAUSE.mul_f64(rng.random_range(0.5..=1.0)));
         }
     }
@@ -225,7 +238,7 @@ impl Plan {
         // Only what lasts is a success: coming up and going at once is a failure too.
         if held.standing == Standing::Serving && now.duration_since(held.since) >= SHORT_LIFE {
             let wait = self.waits.entry(held.address.clone()).or_default();
-            wait.failures = 0;
+            (wait.failures, wait.goodbyes) = (0, 0);
         }
     }
 
@@ -327,7 +340,11 @@ const DUPLICATES_MAX: u32 = 8;
 const DUPLICATE_PAUSE: Duration = Duration::from_millis(300);
 /// Such a gateway is alive, and requests wait for the next link: no need to double it.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(500);
+/// As many as a drain of some ten seconds brings; more are no drain.
+const GOODBYES_MAX: u32 = 30;
 const SHORT_LIFE: Duration = Duration::from_secs(5);
+/// A peer that came back is dialled at once; one that comes and goes is not.
+const HASTE_PAUSE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests;

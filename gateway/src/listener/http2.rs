@@ -27,6 +27,8 @@ const MALFORMED_STREAMS_MAX: usize = 32;
 const PREFACE_TIME_MAX: Duration = Duration::from_secs(10);
 /// A client may keep a connection for later, but not for ever. Links are kept for good.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+/// A client that connects has something to ask, and a link has a control stream.
+const FIRST_STREAM_TIME_MAX: Duration = Duration::from_secs(10);
 /// It looks so often whether it is idle, and whether its place is needed more by others.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -84,12 +86,22 @@ pub(crate) async fn serve<S: Transport>(server: &Arc<Server>, io: ConnectionIo<S
                 Ok(None) => return,
                 Err(error) => return why_ended(&error).into_iter().for_each(refused),
             },
-            () = tokio::time::sleep(LOOK), if role == Role::Clients && !ending => {
+            () = tokio::time::sleep(LOOK) => {
                 let busy = streams.load(Ordering::Relaxed) > 0;
                 idle = if busy { Duration::ZERO } else { idle + LOOK };
-                if !busy && (idle >= IDLE_MAX || server.is_short()) {
-                    connection.graceful_shutdown();
-                    ending = true;
+                let silent = !heard.is_cancelled() && idle >= FIRST_STREAM_TIME_MAX;
+                let unwanted = role == Role::Clients && (idle >= IDLE_MAX || server.is_short());
+                match (busy, ending) {
+                    (false, false) if silent || unwanted => {
+                        if silent {
+                            refused("http2_silent");
+                        }
+                        connection.graceful_shutdown();
+                        (ending, idle) = (true, Duration::ZERO);
+                    }
+                    // It was told, has nothing left, and does not even say that it heard.
+                    (false, true) if idle > LOOK => return,
+                    _ => {}
                 }
             }
         }

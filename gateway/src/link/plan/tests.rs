@@ -66,6 +66,59 @@ const A: &str = "192.0.2.1:15443";
 const B: &str = "192.0.2.2:15443";
 const C: &str = "192.0.2.3:15443";
 
+/// What a peer does with each link in turn, when a tenth of a second has passed.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Refused,
+    Closed,
+    SaysGoodbye,
+}
+
+/// Links that are tried in ten minutes; `comes` says whether the peer also dials us each time.
+fn dials_in_ten_minutes(fates: &[Fate], comes: bool) -> usize {
+    let mut world = World::new(&[A]);
+    let (mut fates, end) = (fates.iter().cycle(), world.now + Duration::from_secs(600));
+    while world.now < end {
+        for (attempt, _) in world.steps() {
+            let fate = *fates.next().unwrap();
+            let link = if matches!(fate, Fate::Refused) { None } else { world.up(attempt, "r") };
+            world.now += Duration::from_millis(100);
+            match (fate, link) {
+                (Fate::Closed, Some(link)) => world.plan.closed(link, world.now, &mut world.rng),
+                (Fate::SaysGoodbye, Some(link)) => {
+                    world.plan.leaving(link, world.now, &mut world.rng);
+                    world.plan.closed(link, world.now, &mut world.rng);
+                }
+                _ => world.plan.failed(attempt, world.now, &mut world.rng),
+            }
+            if comes {
+                world.plan.stop_waiting(world.now);
+            }
+        }
+        world.now += Duration::from_millis(10);
+    }
+    world.dialled.len()
+}
+
+#[test]
+fn whatever_a_peer_does_with_its_links_it_is_dialled_ever_less_often() {
+    use Fate::{Closed, Refused, SaysGoodbye};
+    for fates in [
+        &[Refused][..],
+        &[Closed],
+        &[SaysGoodbye],
+        &[Refused, Closed, SaysGoodbye],
+        &[Closed, Closed, Closed, Refused],
+    ] {
+        // With waits of 15 s on average after the first few; without any there would be 5 450.
+        let dials = dials_in_ten_minutes(fates, false);
+        assert!((20..100).contains(&dials), "{fates:?}: {dials}");
+        // Two gateways that wake each other: once in two seconds at most.
+        let dials = dials_in_ten_minutes(fates, true);
+        assert!(dials <= 300 + 100, "{fates:?}, waking each other: {dials}");
+    }
+}
+
 #[test]
 fn a_peer_that_comes_to_us_is_dialled_at_once() {
     let mut world = World::new(&[A]);
@@ -76,7 +129,7 @@ fn a_peer_that_comes_to_us_is_dialled_at_once() {
         }
     }
     assert_eq!(world.steps(), [], "it waits");
-    world.plan.stop_waiting();
+    world.plan.stop_waiting(world.now);
     let (attempt, _) = world.steps().remove(0);
     world.plan.failed(attempt, world.now, &mut world.rng);
     assert_eq!(world.steps(), [], "one try; then it waits as before");
