@@ -39,6 +39,9 @@
 //!   federation
 //!     the caller's role decides, server streams              federation: peering::tests::{hostile, stream}
 //!     federation is down: closed at once, requests go on     east_west::without_federation_...
+//!   roles in processes of their own
+//!     a gateway with nobody to lead it, and from its disk    roles::a_gateway_serves_while_nobody_leads_it_...
+//!     one leads; the next after a resignation or a death     roles_leaders
 //!   forward proxy
 //!     absolute form, its Host, CONNECT in pieces, refusals   forward_proxy
 //!     absolute form and CONNECT over a link                  two_clusters::users_of_a_forward_proxy_...
@@ -61,6 +64,8 @@ mod operator;
 mod overload;
 mod replacement;
 mod retries;
+mod roles;
+mod roles_leaders;
 mod start;
 mod streaming;
 mod tunnels;

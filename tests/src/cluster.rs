@@ -283,7 +283,7 @@ impl Drop for TestCluster {
 }
 
 /// An address of our own within 127.0.0.0/10, and the network 127.64.0.0/10 + the same for services.
-fn claim() -> (Ipv4Addr, Ipv4Addr, TcpListener) {
+pub(crate) fn claim() -> (Ipv4Addr, Ipv4Addr, TcpListener) {
     // Some start; whoever comes second goes on from there. A cluster that was dropped may still be
     // closing its sockets, so that no address is used twice in a process.
     let used = CLAIMED.fetch_add(1, Ordering::Relaxed);

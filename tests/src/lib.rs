@@ -3,6 +3,7 @@
 //! Real sockets on port 0, a real CA in a temporary directory, snapshots made by the real catalog from
 //! documents. Nothing here sleeps for a fixed time: what takes a while is waited for, with a deadline.
 
+mod apart;
 mod cluster;
 mod documents;
 mod echo;
@@ -15,6 +16,7 @@ mod load;
 mod scene;
 mod trust;
 
+pub use apart::{ApartCluster, TestProcess};
 pub use cluster::{Exported, TestCluster};
 pub use documents::{export_document, service_documents, slice_document};
 pub use echo::{EchoServer, GREETING, HttpEcho};
