@@ -21,6 +21,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Room for one connection; given back when dropped.
 pub type Slot = OwnedSemaphorePermit;
 
+/// No queue is longer.
+const WAITING_MAX: usize = 4_096;
+
 /// A connection that nobody has looked at yet.
 #[derive(Debug)]
 pub struct Accepted {
@@ -98,29 +101,50 @@ pub async fn accept(
     refused: impl Fn(SocketAddr),
     serve: impl Fn(Accepted),
 ) {
+    let welcome = |stream: TcpStream, from| match room.clone().try_acquire_owned() {
+        // A stream that cannot be tuned is gone already.
+        Ok(slot) if bind::tune(&stream).is_ok() => serve(Accepted { stream, from, slot }),
+        Ok(_slot) => {}
+        Err(_full) => refused(from),
+    };
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, from)) => match room.clone().try_acquire_owned() {
-                // A stream that cannot be tuned is gone already.
-                Ok(slot) if bind::tune(&stream).is_ok() => serve(Accepted { stream, from, slot }),
-                Ok(_slot) => {}
-                Err(_full) => refused(from),
-            },
+            Ok((stream, from)) => welcome(stream, from),
             Err(error) if is_of_one_connection(error.kind()) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept");
                 tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => break,
                     () = tokio::time::sleep(PAUSE) => {}
                 }
             }
         }
     }
+    // Who has connected already would be reset together with the socket.
+    waiting(listener).into_iter().for_each(|(stream, from)| welcome(stream, from));
+}
+
+/// The connections in the queue of a socket that is about to be closed: asked of the system itself, since
+/// the runtime may not have heard of them yet. A connection that comes later than this is refused.
+fn waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let mut found = Vec::new();
+    for _ in 0..WAITING_MAX {
+        match listener.accept() {
+            Ok((stream, from)) if stream.set_nonblocking(true).is_ok() => {
+                found.extend(TcpStream::from_std(stream).ok().map(|stream| (stream, from)));
+            }
+            Ok(_gone) => {}
+            Err(error) if is_of_one_connection(error.kind()) => {}
+            Err(_none_or_no_descriptors) => break,
+        }
+    }
+    found
 }
 
 /// The client left between its handshake and our accept.
@@ -156,6 +180,21 @@ mod tests {
             let available = (room.clients.available_permits(), room.links.available_permits());
             assert_eq!(available, (clients, links), "{descriptors:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_has_connected_before_the_stop_is_served() {
+        let listener =
+            bind::listen(&Sockets::none(), SocketName::Mesh, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, served) = (CancellationToken::new(), AtomicUsize::new(0));
+        // The runtime has no chance to hear of them.
+        let clients: Vec<_> = (0..8).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        stop.cancel();
+        let serve = |_| _ = served.fetch_add(1, Ordering::Relaxed);
+        accept(listener, Arc::new(Semaphore::new(8)), stop, |_| panic!("there is room"), serve).await;
+        assert_eq!(served.load(Ordering::Relaxed), clients.len());
+        assert!(TcpStream::connect(address).await.is_err(), "the socket is closed");
     }
 
     #[tokio::test]
