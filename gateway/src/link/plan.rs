@@ -140,10 +140,9 @@ impl Plan {
             self.set_standing(link, Standing::Retired);
             return Some(Step::Retire(link));
         }
-        if self.missing(now) == 0 {
-            return None;
-        }
-        let address = self.next_address(now)?;
+        let missing = self.missing(now) > 0;
+        let address =
+            self.next_address(now).filter(|address| missing || self.may_find_another(address, now))?;
         self.attempts += 1;
         self.waits.entry(address.clone()).or_default().last = self.attempts;
         self.dialling.insert(self.attempts, address.clone());
@@ -154,7 +153,7 @@ impl Plan {
     pub(super) fn wakes(&self, now: Instant) -> Option<Instant> {
         let due = self.links.values().filter(|link| link.standing != Standing::Retired).map(|link| link.due);
         let waits = self.waits.values().filter_map(|wait| wait.until);
-        let waits = waits.filter(|_| self.missing(now) > 0);
+        let waits = waits.filter(|_| self.missing(now) > 0 || self.is_uncovered(now));
         due.chain(waits).filter(|at| *at > now).min()
     }
 
@@ -186,7 +185,8 @@ impl Plan {
     ///
     /// Seldom: each of our tries may be what makes the peer try, and its tries are what brings us here.
     pub(super) fn stop_waiting(&mut self, now: Instant) {
-        if self.links.is_empty() && self.hastened.is_none_or(|at| now >= at + HASTE_PAUSE) {
+        let needed = self.links.is_empty() || self.is_uncovered(now);
+        if needed && self.hastened.is_none_or(|at| now >= at + HASTE_PAUSE) {
             self.hastened = Some(now);
             self.waits.values_mut().for_each(|wait| wait.until = None);
         }
@@ -265,6 +265,22 @@ impl Plan {
         self.wanted().saturating_sub(self.fresh(now).count() + self.dialling.len())
     }
 
+    /// Some replica has no link; others may have two, which were dialled in the place of one that was away.
+    fn is_uncovered(&self, now: Instant) -> bool {
+        let unnamed = self.fresh(now).filter(|link| link.replica.is_none());
+        let addresses: BTreeSet<_> = unnamed.map(|link| &link.address).collect();
+        !self.stopped && self.covered(now).len() + addresses.len() < self.replicas
+    }
+
+    fn may_find_another(&self, address: &GatewayAddress, now: Instant) -> bool {
+        let is_new = self.fresh(now).all(|link| link.address != *address);
+        is_new && self.is_uncovered(now) && self.dialling.is_empty()
+    }
+
+    fn covered(&self, now: Instant) -> BTreeSet<&ReplicaId> {
+        self.fresh(now).filter_map(|link| link.replica.as_ref()).collect()
+    }
+
     fn fresh(&self, now: Instant) -> impl Iterator<Item = &Held> {
         self.links.values().filter(move |link| self.is_fresh(link, now))
     }
@@ -307,7 +323,7 @@ impl Plan {
     /// Leads to a replica that has a link while another has none.
     fn is_duplicate(&self, replica: Option<&ReplicaId>, now: Instant) -> bool {
         let Some(replica) = replica else { return false };
-        let covered: BTreeSet<_> = self.fresh(now).filter_map(|link| link.replica.as_ref()).collect();
+        let covered = self.covered(now);
         covered.contains(replica) && covered.len() < self.replicas
     }
 

@@ -379,3 +379,30 @@ fn a_quarter_of_the_streams_is_kept_free() {
         assert_eq!(extra_for(demand, replicas), extra, "{demand} {replicas}");
     }
 }
+
+#[test]
+fn a_replica_that_comes_back_gets_its_link_though_another_has_two() {
+    let mut world = World::new(&[A, B]);
+    world.plan.set_replicas(2);
+    let is_b = |dial: &(Attempt, String)| dial.1 == B;
+    for _ in 0..200 {
+        for dial in world.steps() {
+            if is_b(&dial) {
+                world.plan.failed(dial.0, world.now, &mut world.rng);
+            } else {
+                world.up(dial.0, "a");
+            }
+        }
+        world.now += DUPLICATE_PAUSE;
+    }
+    assert_eq!(world.serving().len(), 2, "both lead to the one that is there");
+    assert!(world.dialled.len() < 40, "it is not dialled in a loop: {}", world.dialled.len());
+    assert!(!world.steps().iter().any(is_b), "it waits");
+    world.plan.stop_waiting(world.now);
+    let dials = world.steps();
+    assert!(dials.len() == 1 && is_b(&dials[0]), "who dials us is dialled at once");
+    world.up(dials[0].0, "b").unwrap();
+    world.now += AGE / 2;
+    assert_eq!(world.steps(), []);
+    assert_eq!(world.serving().len(), 3, "what works is not closed for it");
+}
