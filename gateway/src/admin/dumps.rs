@@ -1,6 +1,5 @@
 //! What a process believes, as it believes it now: nothing here is computed for show.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
@@ -44,10 +43,10 @@ pub(super) async fn live() -> &'static str {
 
 /// Traffic may be sent here.
 pub(super) async fn ready(State(context): State<Context>) -> Response {
-    if context.ready.load(Ordering::Relaxed) {
+    if standing::is_ready(&context) {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n").into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting, draining, or without a leader\n").into_response()
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> Response {
@@ -260,7 +259,7 @@ pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: snapshot.cluster.name.to_string(),
         trust_domain: snapshot.cluster.trust_domain.to_string(),
-        ready: context.ready.load(Ordering::Relaxed),
+        ready: standing::is_ready(&context),
         role: context.inspected.role.to_owned(),
         control: standing::control(&context),
         leader: standing::leader(&context.inspected),

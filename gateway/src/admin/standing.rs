@@ -1,9 +1,17 @@
 //! How this process stands to the control plane: who leads, how the store is, since when what is stale.
 
+use std::sync::atomic::Ordering;
+
 use federation::app::{FederationStatus, StoreCondition};
 
 use super::api::{ControlStatus, GatewayStatus, LeaderStatus, Problem, StoreStatus};
 use super::server::{Above, Context, Inspected};
+
+/// A data plane serves without anybody; federation alone is of no use while nobody is known to lead.
+pub(super) fn is_ready(context: &Context) -> bool {
+    let of_use = context.inspected.data_plane.is_some() || leader(&context.inspected).is_some();
+    context.ready.load(Ordering::Relaxed) && of_use
+}
 
 /// Whether what is served is the control plane's newest word.
 pub(super) fn control(context: &Context) -> ControlStatus {
@@ -95,8 +103,12 @@ pub(super) fn problems(context: &Context) -> Vec<Problem> {
     let follows = leader(&context.inspected).is_some_and(|leader| !leader.here);
     let control = control(context);
     // A follower is as it should be; only a data plane that it has, too, is stale.
-    if !control.reachable && (!follows || context.inspected.data_plane.is_some()) {
+    if !control.reachable && context.inspected.data_plane.is_some() {
         problems.push(stale(context.operator.snapshot().generation.0, &control));
+    } else if !control.reachable && !follows {
+        let known =
+            "this process does not lead, and knows of none that does: gateways go on with what they have";
+        problems.push(told("the control plane", known));
     }
     if let Some(StoreStatus { kind, condition, since, reason: Some(reason) }) = store(&context.inspected) {
         problems.push(told(&format!("the {kind} store"), &format!("is {condition} since {since}: {reason}")));

@@ -27,9 +27,11 @@ fn print_control(status: &Status) {
         output::line(format!("The {} store is {} since {}", store.kind, store.condition, store.since));
     }
     let control = &status.control;
-    let follows = status.leader.as_ref().is_some_and(|leader| !leader.here);
-    let only_follows = follows && status.role == "federation";
-    if !control.reachable && !only_follows {
+    if status.role == "federation" {
+        if status.leader.is_none() {
+            output::line("Nobody is known to lead; gateways go on with what they have");
+        }
+    } else if !control.reachable {
         let of = control.served_since.as_ref().map(|at| format!(" of {at}")).unwrap_or_default();
         let since = control.since.as_deref().unwrap_or("the start");
         let reason = control.reason.as_deref().unwrap_or("no reason is known");
