@@ -47,6 +47,9 @@ pub struct LocalCluster {
     pub name: ClusterName,
     pub trust_domain: TrustDomain,
     pub locality: Locality,
+    /// Gateways that serve for it, as far as they have been counted: peers keep links to several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateways: Option<u32>,
 }
 
 /// A service as this cluster sees it: its own, the merged one, or both.

@@ -34,6 +34,7 @@ pub(crate) fn snapshot() -> SnapshotBuilder {
         name: cluster("onprem"),
         trust_domain: trust_domain("onprem"),
         locality: locality("eu/a"),
+        gateways: None,
     })))
 }
 

@@ -151,6 +151,7 @@ impl Cluster {
             name: self.name.clone(),
             trust_domain: format!("{}.example", self.name).as_str().try_into().expect("a trust domain"),
             locality: Locality::default(),
+            gateways: None,
         };
         let snapshot = Arc::new(Snapshot::empty(Arc::new(local.clone())));
         // The counter in the store is raised by each life that leads.

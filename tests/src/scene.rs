@@ -125,7 +125,7 @@ impl Scene {
 
 pub(crate) fn local_cluster(cluster: &str, domain: &TestTrustDomain) -> LocalCluster {
     let name = cluster.try_into().expect("a cluster name");
-    LocalCluster { name, trust_domain: domain.name(), locality: Locality::default() }
+    LocalCluster { name, trust_domain: domain.name(), locality: Locality::default(), gateways: None }
 }
 
 fn port(text: &str) -> ServicePort {

@@ -293,6 +293,7 @@ fn local_cluster(config: &Config) -> Arc<LocalCluster> {
         name: config.cluster.clone(),
         trust_domain: config.trust_domain.clone(),
         locality: config.locality.clone(),
+        gateways: None,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,7 +13,7 @@ use trust_bundle::{TrustDomain, TrustStore};
 
 use super::federation::{part, until};
 use super::office::OfficeTasks;
-use crate::catalog::{CatalogDriver, InvalidPool, Loading};
+use crate::catalog::{CatalogDriver, Event, InvalidPool, Loading};
 use crate::config::AppliedDocuments;
 use crate::config::directory::DirectorySource;
 use crate::control::nodes::{Nodes, NodesDeps};
@@ -115,7 +115,7 @@ impl Term {
         info!(epoch = self.epoch, "the control plane begins");
         // One part that ends by itself ends this lead, and not the process.
         let stop = stop.child_token();
-        let events = self.driver.events();
+        let (events, counted) = (self.driver.events(), self.driver.events());
         let [for_directory, for_applied, for_peering] = self.loading;
         let snapshots = self.driver.snapshots();
         let led = control::Term::new(control::TermDeps {
@@ -136,6 +136,7 @@ impl Term {
             part("applied documents", &stop, self.applied.run(events, for_applied, stop.clone())),
             part("peering", &stop, self.peering.run(for_peering, stop.clone())),
             until(&stop, paths),
+            until(&stop, count_gateways(office.gateways.clone(), counted)),
             outdone(office, &stop),
             publish(snapshots, office, &stop),
         );
@@ -163,6 +164,12 @@ async fn judge_paths(gateways: Gateways, peering: Peering) {
         // A grace that ends is no change that anybody makes.
         let _in_any_case = timeout(GATEWAY_GRACE / 4, changes.changed()).await;
     }
+}
+
+/// Puts the number of gateways into the snapshot: each tells it to the gateways of peers.
+async fn count_gateways(gateways: Gateways, events: mpsc::Sender<Event>) {
+    let mut count = gateways.count();
+    while events.send(Event::GatewaysCounted(count.next().await)).await.is_ok() {}
 }
 
 /// Ends a lead whose generations are older than what a gateway holds: the store was lost or set back,

@@ -162,6 +162,13 @@ impl Catalog {
                 self.claims.release(&service);
                 self.dirty.services.insert(service);
             }
+            Event::GatewaysCounted(count) => {
+                if self.cluster.gateways != Some(count) {
+                    self.cluster =
+                        Arc::new(LocalCluster { gateways: Some(count), ..(*self.cluster).clone() });
+                    self.built.changed = true;
+                }
+            }
         }
     }
 

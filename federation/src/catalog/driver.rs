@@ -248,6 +248,7 @@ mod tests {
             name: "onprem".try_into().unwrap(),
             trust_domain: "onprem.example".try_into().unwrap(),
             locality: crate::model::Locality::default(),
+            gateways: None,
         }
     }
 

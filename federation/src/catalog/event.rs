@@ -59,6 +59,8 @@ pub enum Event {
     },
     /// Nobody contributes to the name any more, and its first contributor need not be remembered.
     NameReleased(ServiceName),
+    /// So many gateways serve for this cluster.
+    GatewaysCounted(u32),
 }
 
 /// Who owns an object; a second owner of the same object is refused and told who the first is.

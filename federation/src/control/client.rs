@@ -112,6 +112,7 @@ impl Client {
             name: cluster.clone(),
             trust_domain: trust_domain.clone(),
             locality: Locality::default(),
+            gateways: None,
         };
         let (reporting, reports) = mpsc::channel(REPORTS_MAX);
         let (signer, signing) = mpsc::channel(SIGNING_REQUESTS_MAX);

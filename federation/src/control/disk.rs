@@ -362,6 +362,7 @@ mod tests {
             name: "a".try_into().unwrap(),
             trust_domain: DOMAIN.clone(),
             locality: Locality::default(),
+            gateways: None,
         };
         Arc::new(Snapshot { generation: Generation(generation), ..Snapshot::empty(Arc::new(cluster)) })
     }

@@ -21,6 +21,8 @@ use crate::snapshot::Generation;
 
 /// How long what a gateway said is believed without its stream: it needs some seconds to come back.
 pub const GATEWAY_GRACE: Duration = Duration::from_secs(10);
+/// A gateway that is restarted is back by then, a drain of the old one included: it counts all the time.
+const RESTART_TIME_MAX: Duration = Duration::from_secs(60);
 /// Gateways of one cluster; more are not let in.
 const GATEWAYS_MAX: usize = 1024;
 /// Peers that one gateway can speak of; what it says of more is not kept.
@@ -199,6 +201,17 @@ impl Gateways {
         }
     }
 
+    /// Follows how many gateways serve, from now on.
+    pub fn count(&self) -> Count {
+        Count { changes: self.changes(), gateways: self.clone(), told: None, fewer_since: None }
+    }
+
+    fn connected(&self) -> u32 {
+        let known = self.shared.known.lock();
+        let all = known.gateways.values();
+        all.filter(|gateway| gateway.status.connected_since.is_some()).count() as u32
+    }
+
     fn wake(&self) {
         self.shared.changed.send_modify(|changes| *changes += 1);
     }
@@ -247,6 +260,38 @@ impl Drop for Attached {
             gateway.gone_at = Some(instant());
             gateway.status.connected_since = None;
         });
+    }
+}
+
+/// The number of gateways that serve, as it is told to peers.
+#[derive(Debug)]
+pub struct Count {
+    gateways: Gateways,
+    changes: watch::Receiver<u64>,
+    told: Option<u32>,
+    fewer_since: Option<Instant>,
+}
+
+impl Count {
+    /// Another number than before: more at once, fewer when none of those that are missing can be in a
+    /// restart any more. Who leads before its gateways have found it waits for them first: peers would
+    /// give up links for a number that is wrong for some seconds.
+    pub async fn next(&mut self) -> u32 {
+        if self.told.is_none() && self.gateways.connected() == 0 {
+            tokio::time::sleep(GATEWAY_GRACE).await;
+        }
+        loop {
+            self.changes.borrow_and_update();
+            let (now, count) = (instant(), self.gateways.connected());
+            let is_over = |since: Instant| now.saturating_duration_since(since) >= RESTART_TIME_MAX;
+            let fewer = self.told.is_some_and(|told| count < told);
+            self.fewer_since = if fewer { self.fewer_since.or(Some(now)) } else { None };
+            if self.told.is_none_or(|told| count > told) || self.fewer_since.is_some_and(is_over) {
+                (self.told, self.fewer_since) = (Some(count), None);
+                return count;
+            }
+            let _in_any_case = tokio::time::timeout(GATEWAY_GRACE / 4, self.changes.changed()).await;
+        }
     }
 }
 
@@ -359,6 +404,24 @@ mod tests {
             () = following => {}
             () = saying => {}
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_or_a_new_leader_does_not_change_the_number_of_gateways() {
+        let gateways = Gateways::default();
+        let mut count = gateways.count();
+        let counting = tokio_util::task::TaskTracker::new().spawn(async move { (count.next().await, count) });
+        tokio::time::sleep(GATEWAY_GRACE / 2).await;
+        let (_a, b) = (attach(&gateways, "a"), attach(&gateways, "b"));
+        let (told, mut count) = counting.await.unwrap();
+        assert_eq!(told, 2, "they find the new leader one after the other");
+        drop(b);
+        let silent = tokio::time::timeout(RESTART_TIME_MAX / 2, count.next());
+        silent.await.expect_err("the gateway is in a restart");
+        let (b, c) = (attach(&gateways, "b-again"), attach(&gateways, "c"));
+        assert_eq!(count.next().await, 3);
+        drop((b, c));
+        assert_eq!(count.next().await, 1);
     }
 
     #[tokio::test]

@@ -39,7 +39,12 @@ pub(super) struct World(Snapshot);
 
 pub(super) fn world() -> World {
     let domain = TrustDomain::try_from("onprem.example.org").unwrap();
-    let here = LocalCluster { name: cluster("onprem"), trust_domain: domain, locality: Locality::default() };
+    let here = LocalCluster {
+        name: cluster("onprem"),
+        trust_domain: domain,
+        locality: Locality::default(),
+        gateways: None,
+    };
     World(Snapshot { generation: Generation(42), ..Snapshot::empty(Arc::new(here)) })
 }
 

@@ -51,7 +51,12 @@ fn domain(name: &str) -> TrustDomain {
 
 fn catalog() -> Catalog {
     let trust_domain = domain("onprem.example");
-    Catalog::new(LocalCluster { name: cluster("onprem"), trust_domain, locality: Locality::default() })
+    Catalog::new(LocalCluster {
+        name: cluster("onprem"),
+        trust_domain,
+        locality: Locality::default(),
+        gateways: None,
+    })
 }
 
 fn peer(name: &str) -> Peer {

@@ -9,7 +9,8 @@ use federation::control::{ControlPlane, keep_renewed};
 use federation::issuer::Role;
 use federation::model::GatewayAddress;
 use federation::peering;
-use tokio::sync::mpsc;
+use federation::snapshot::Snapshot;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -129,6 +130,7 @@ impl GatewayRole {
     pub(super) fn start(self, tasks: &Tasks, rest: &CancellationToken, audit: AuditLog) -> RunningGateway {
         let Self { data_plane, links, control, trust, svid, id, disk, handover, federation } = self;
         tasks.start("links", rest, links.clone().run(rest.clone()));
+        tasks.start_until(rest, count_replicas(control.snapshot.clone(), links.clone()));
         tasks.start("handover", rest, hand_over(handover, federation, rest.clone()));
         let signer = control.signer;
         let issue = async move || svid::request(&signer, &id).await;
@@ -138,6 +140,19 @@ impl GatewayRole {
         let stop = CancellationToken::new();
         let ended = tasks.start("gateway", &stop, data_plane.run(stop.clone()));
         RunningGateway { links, stop, ended }
+    }
+}
+
+/// Tells peers with how many of us they shall have links; a leader that has not counted yet changes nothing.
+async fn count_replicas(mut snapshots: watch::Receiver<Arc<Snapshot>>, links: Links) {
+    loop {
+        let counted = snapshots.borrow_and_update().cluster.gateways;
+        if let Some(count) = counted {
+            links.set_replicas(count);
+        }
+        if snapshots.changed().await.is_err() {
+            return;
+        }
     }
 }
 

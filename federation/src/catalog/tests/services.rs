@@ -163,3 +163,13 @@ fn conditions_that_changed_are_named() {
     world.file("cart.yaml", 1, CART);
     assert!(world.effects().conditions.contains(&object_key("ServiceExport shop/cart")));
 }
+
+#[test]
+fn the_number_of_gateways_is_news_when_it_changes() {
+    let mut world = World::new();
+    assert!(world.publish());
+    assert_eq!(world.snapshot.cluster.gateways, None, "nobody has counted");
+    assert!(world.apply(Event::GatewaysCounted(2)).publish());
+    assert_eq!(world.snapshot.cluster.gateways, Some(2));
+    assert!(!world.apply(Event::GatewaysCounted(2)).publish());
+}

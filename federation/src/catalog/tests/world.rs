@@ -94,6 +94,7 @@ pub(super) fn local_cluster() -> LocalCluster {
         name: cluster("onprem"),
         trust_domain: "onprem.example.org".try_into().unwrap(),
         locality: Locality { region: "eu".into(), zone: "eu-a".into(), sub_zone: String::new() },
+        gateways: None,
     }
 }
 

@@ -170,6 +170,7 @@ fn keep(disk: &Disk, joined: &Joined, svid: &X509Svid, bundle: Bundle) -> Result
             name: joined.cluster.clone(),
             trust_domain: joined.trust_domain.clone(),
             locality: Locality::default(),
+            gateways: None,
         };
         State { snapshot: Arc::new(Snapshot::empty(Arc::new(cluster))), bundles: BTreeMap::new() }
     });

@@ -111,6 +111,7 @@ mod tests {
             name: "a".try_into().unwrap(),
             trust_domain: "a.example".try_into().unwrap(),
             locality: Locality { region: region.to_owned(), ..Locality::default() },
+            gateways: None,
         };
         let snapshot = Snapshot { generation: Generation(generation), ..Snapshot::empty(Arc::new(cluster)) };
         Arc::new(Parts::encode(State { snapshot: Arc::new(snapshot), bundles: BTreeMap::new() }, None))

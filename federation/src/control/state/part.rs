@@ -35,6 +35,8 @@ struct ClusterPart {
     trust_domain: TrustDomain,
     #[serde(default)]
     locality: Place,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gateways: Option<u32>,
 }
 
 /// A locality that may grow members without an older gateway refusing it.
@@ -140,12 +142,13 @@ pub(super) fn write_cluster(cluster: &LocalCluster) -> Vec<u8> {
         name: cluster.name.clone(),
         trust_domain: cluster.trust_domain.clone(),
         locality: place(&cluster.locality),
+        gateways: cluster.gateways,
     })
 }
 
 pub(super) fn read_cluster(json: &[u8]) -> Result<LocalCluster, InvalidPart> {
-    let ClusterPart { name, trust_domain, locality } = serde_json::from_slice(json)?;
-    Ok(LocalCluster { name, trust_domain, locality: self::locality(locality) })
+    let ClusterPart { name, trust_domain, locality, gateways } = serde_json::from_slice(json)?;
+    Ok(LocalCluster { name, trust_domain, locality: self::locality(locality), gateways })
 }
 
 pub(super) fn write_service(view: &ServiceView) -> Vec<u8> {

@@ -215,8 +215,12 @@ fn states() -> impl Strategy<Value = State> {
             }
         }
         let route = route(&word);
-        let cluster =
-            LocalCluster { name: "onprem".try_into().unwrap(), trust_domain: domain("onprem"), locality };
+        let cluster = LocalCluster {
+            name: "onprem".try_into().unwrap(),
+            trust_domain: domain("onprem"),
+            locality,
+            gateways: Some(2),
+        };
         let known = peers.keys().map(|name| name.as_str().to_owned()).chain(["onprem".to_owned()]);
         let bundles = known.map(|name| (domain(&name), bundle(&name, sequence))).collect();
         let snapshot = Snapshot {
@@ -340,6 +344,7 @@ fn world() -> State {
         name: "onprem".try_into().unwrap(),
         trust_domain: domain("onprem"),
         locality: Locality::default(),
+        gateways: None,
     };
     let snapshot = Snapshot {
         services: [service("cart.shop", Some(merged)), service("web.shop", None)].into(),

@@ -207,7 +207,7 @@ impl Site {
 
     pub(super) fn here(&self) -> Arc<LocalCluster> {
         let (name, trust_domain) = (self.cluster.clone(), self.domain.clone());
-        Arc::new(LocalCluster { name, trust_domain, locality: Locality::default() })
+        Arc::new(LocalCluster { name, trust_domain, locality: Locality::default(), gateways: None })
     }
 
     /// Services of this cluster, so many with so many endpoints each, `s0.shop` merged with a peer's.

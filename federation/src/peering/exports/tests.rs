@@ -59,6 +59,7 @@ fn snapshot(services: Vec<ServiceView>, exported: &[&str]) -> Snapshot {
         name: cluster("onprem"),
         trust_domain: "onprem.example".try_into().unwrap(),
         locality: Locality::default(),
+        gateways: None,
     };
     let mut snapshot = Snapshot::empty(Arc::new(local));
     snapshot.services = services.into_iter().map(|view| (view.name.clone(), Arc::new(view))).collect();

@@ -284,6 +284,7 @@ pub(super) fn empty_snapshot(site: &Site) -> Snapshot {
         name: site.cluster.clone(),
         trust_domain: site.domain.clone(),
         locality: Locality::default(),
+        gateways: None,
     }))
 }
 
