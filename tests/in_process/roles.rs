@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::{ApartCluster, Exported, HttpEcho, TestCluster, TestProcess, eventually, within};
+use tests::{ApartCluster, Exported, Http1, HttpEcho, TestCluster, TestProcess, eventually, within};
+use tokio::net::TcpStream;
 
 /// Longer than any test: no lead ends by its lease.
 const TTL: &str = "10m";
@@ -77,6 +78,23 @@ async fn a_gateway_serves_while_nobody_leads_it_and_also_when_it_starts_then() {
     let status = gateway.until_status("it is led", |status| status["control"]["reachable"] == true).await;
     assert_eq!(status["problems"], serde_json::json!([]), "{status:#}");
     serves(&gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_dials_a_federation_process_between_two_lives_is_not_refused() {
+    let cluster = ApartCluster::new("onprem");
+    let mut federation = cluster.federation(1, TTL).keeping_its_sockets();
+    federation.start().await;
+    eventually("it leads", || federation.operator().is_current()).await;
+    let address = federation.addresses().control.unwrap();
+    federation.stop().await;
+    let early = TcpStream::connect(address).await.unwrap();
+    federation.start().await;
+    // Who was there first is served, which a stranger sees by being closed.
+    let mut early = Http1::new(early);
+    assert!(within("an end", early.get("stranger", "/")).await.is_err());
+    eventually("it leads again", || federation.operator().is_current()).await;
+    federation.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

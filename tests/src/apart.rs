@@ -17,6 +17,7 @@ use federation::control::nodes::{self, Joined, NodeJoinError};
 use federation::store::embedded::ChangeLog;
 use federation::store::{Embedded, Store};
 use gateway::app::{Addresses, Broken, GATEWAY_DIRECTORY, Plan, Process, Roles};
+use gateway::host::Sockets;
 use gateway::telemetry::Output;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
@@ -28,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::claim;
+use crate::cluster::{Keeper, claim};
 use crate::{Answer, Http1, service_documents, within};
 
 /// What the processes of a cluster have in common.
@@ -52,6 +53,7 @@ pub struct TestProcess {
     store: &'static str,
     directory: PathBuf,
     source: StoreSource,
+    keeper: Option<Keeper>,
     running: Option<Running>,
 }
 
@@ -146,7 +148,7 @@ impl ApartCluster {
         );
         let directory = self.directory.path().join(own);
         fs::create_dir(&directory).expect("a directory for each process");
-        TestProcess { ip, roles, config, store: EMBEDDED, directory, source, running: None }
+        TestProcess { ip, roles, config, store: EMBEDDED, directory, source, keeper: None, running: None }
     }
 }
 
@@ -155,6 +157,12 @@ impl TestProcess {
     pub async fn join(&self, token: &str) -> Result<Joined, NodeJoinError> {
         let disk = Disk::open(&self.config().data.join(GATEWAY_DIRECTORY)).expect("a directory of its own");
         within("an answer to the token", Box::pin(nodes::join(token, &disk))).await
+    }
+
+    /// Its sockets stay open while it does not run, as systemd does it.
+    pub fn keeping_its_sockets(mut self) -> Self {
+        self.keeper = Some(Keeper::default());
+        self
     }
 
     /// From its next start on its store is in etcd, at an address where nobody listens.
@@ -166,7 +174,8 @@ impl TestProcess {
     pub async fn start(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a thread");
-        let plan = Plan { store: self.source.clone(), ..Plan::new(self.roles) };
+        let sockets = self.keeper.as_mut().map_or_else(Sockets::none, Keeper::sockets);
+        let plan = Plan { roles: self.roles, sockets, store: self.source.clone() };
         let (config, log) = (self.config(), Output::File(self.directory.join("access.log")));
         let building = runtime.spawn(Process::build_as(plan, config, log));
         let process = within("a process is built", building).await.expect("no panic");

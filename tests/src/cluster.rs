@@ -55,14 +55,14 @@ struct Running {
 
 /// Stands for the descriptor store of systemd.
 #[derive(Debug, Default)]
-struct Keeper {
+pub(crate) struct Keeper {
     kept: BTreeMap<String, OwnedFd>,
     told: Option<mpsc::Receiver<StoreCommand>>,
 }
 
 impl Keeper {
     /// For the next process: what the one before left, and a store of its own.
-    fn sockets(&mut self) -> Sockets {
+    pub(crate) fn sockets(&mut self) -> Sockets {
         for command in self.told.take().iter().flatten() {
             match command {
                 StoreCommand::Keep { name, socket } => drop(self.kept.insert(name, socket)),

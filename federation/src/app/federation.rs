@@ -1,7 +1,7 @@
 //! What lives as long as the process: CA, SVIDs, channels.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,8 +51,8 @@ pub struct FederationDeps<'a> {
     pub name: Label,
     /// Where peers reach our gateways, now that their socket is known.
     pub advertise: Vec<GatewayAddress>,
-    /// Where gateways of other processes are listened for, if any shall come.
-    pub control: Option<SocketAddr>,
+    /// Where gateways of other processes are listened for, if any shall come; it does not block.
+    pub control: Option<TcpListener>,
     /// The gateway that is in this process, if there is one.
     pub gateway: Option<LocalGateway>,
     pub tasks: TaskTracker,
@@ -114,10 +114,8 @@ pub enum StartError {
     Trust(#[from] TrustConflict),
     #[error(transparent)]
     Issue(#[from] NotIssued),
-    #[error(
-        "cannot listen for gateways on {address}: {cause}; hint: choose another control.address, or stop what listens there"
-    )]
-    Control { address: SocketAddr, cause: std::io::Error },
+    #[error("cannot listen for gateways: {0}")]
+    Control(std::io::Error),
 }
 
 impl Federation {
@@ -142,9 +140,8 @@ impl Federation {
             .gateway
             .and_then(|gateway| gateways.attach(gateway.replica, gateway.addresses, Position::default()));
         let server = match deps.control {
-            Some(address) => Some(
-                Server::build(ServerDeps {
-                    address,
+            Some(listener) => {
+                let deps = ServerDeps {
                     cluster: config.cluster.clone(),
                     trust_domain: config.trust_domain.clone(),
                     svid: federation_svid.clone(),
@@ -154,10 +151,9 @@ impl Federation {
                     registry: deps.registry.clone(),
                     tasks: deps.tasks,
                     settings: Settings::default(),
-                })
-                .await
-                .map_err(|cause| StartError::Control { address, cause })?,
-            ),
+                };
+                Some(Server::build(listener, deps).map_err(StartError::Control)?)
+            }
             None => None,
         };
         let control_address = server.as_ref().map(Server::local_addr);

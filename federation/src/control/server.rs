@@ -40,7 +40,6 @@ const SHUTDOWN_TIME: Duration = Duration::from_secs(1);
 /// What the listener for gateways is built from.
 #[derive(Debug)]
 pub struct ServerDeps {
-    pub address: SocketAddr,
     pub cluster: ClusterName,
     pub trust_domain: TrustDomain,
     /// The federation role of this process.
@@ -97,9 +96,9 @@ struct Shared {
 }
 
 impl Server {
-    /// Binds the socket; serves nobody yet.
-    pub async fn build(deps: ServerDeps) -> io::Result<Self> {
-        let listener = TcpListener::bind(deps.address).await?;
+    /// On a socket that listens and does not block; must be called within the runtime, serves nobody yet.
+    pub fn build(listener: std::net::TcpListener, deps: ServerDeps) -> io::Result<Self> {
+        let listener = TcpListener::from_std(listener)?;
         let local_addr = listener.local_addr()?;
         let shared = Shared {
             gateway_id: Role::Gateway.id(&deps.trust_domain),

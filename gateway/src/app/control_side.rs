@@ -22,6 +22,8 @@ use super::svid;
 use super::tasks::Tasks;
 use crate::admin::Above;
 use crate::clock;
+use crate::host::{SocketName, Sockets};
+use crate::listener::bind;
 
 /// The control side before it runs.
 #[derive(Debug)]
@@ -57,6 +59,7 @@ pub(super) struct ControlParts<'a> {
     pub(super) trust: TrustStore,
     pub(super) first: Option<&'a FirstState>,
     pub(super) registry: Registry,
+    pub(super) sockets: &'a Sockets,
     pub(super) tasks: Tasks,
 }
 
@@ -87,13 +90,16 @@ impl ControlSide {
 async fn here(parts: ControlParts<'_>) -> anyhow::Result<(ControlSide, ControlHandles)> {
     let ControlParts { config, roles, name, trust, first, .. } = parts;
     let listens = roles == Roles::Federation || config.control.wanted;
+    let address = config.control.address;
+    let control =
+        listens.then(|| bind::listen_std(parts.sockets, SocketName::Control, address)).transpose()?;
     let gateway = first.map(|_| LocalGateway { replica: name.clone(), addresses: parts.advertise.clone() });
     let deps = FederationDeps {
         config,
         store: parts.store,
         name,
         advertise: parts.advertise,
-        control: listens.then_some(config.control.address),
+        control,
         gateway,
         trust: trust.clone(),
         first: first.and_then(FirstState::snapshot),

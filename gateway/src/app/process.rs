@@ -127,6 +127,7 @@ impl Process {
             trust: trust.clone(),
             first: first.as_ref(),
             registry: registry.clone(),
+            sockets: &sockets,
             tasks: tasks.clone(),
         };
         let (control_side, handles) = ControlSide::build(parts).await?;
@@ -158,6 +159,10 @@ impl Process {
         };
         let dns = dns::Server::on(bind::listen_dns(&sockets, config.dns).await?, snapshots.clone())?;
         let listener = bind::listen_std(&sockets, SocketName::Admin, config.admin)?;
+        if gateway.is_none() {
+            // All that is wanted is known; a gateway wants more once it has something to serve.
+            sockets.forget_unclaimed();
+        }
         let addresses = Addresses {
             mesh: gateway.as_ref().and_then(GatewayRole::mesh_address),
             east_west: gateway.as_ref().map(GatewayRole::east_west_address),

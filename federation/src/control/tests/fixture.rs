@@ -136,8 +136,9 @@ impl Site {
         let (trust, gateways) = (self.trust(), Gateways::default());
         let join_svid = SvidHandle::new(self.issuer.issue_role(Role::Join).unwrap());
         let (standing, stands) = watch::channel(Standing::Following { leaders: Vec::new() });
-        let server = Server::build(ServerDeps {
-            address: "127.0.0.1:0".parse().unwrap(),
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let deps = ServerDeps {
             cluster: self.cluster.clone(),
             trust_domain: self.domain.clone(),
             svid: SvidHandle::new(self.issuer.issue_role(Role::Federation).unwrap()),
@@ -147,8 +148,8 @@ impl Site {
             registry: Registry::new(),
             tasks: self.tasks.clone(),
             settings: Settings::default(),
-        });
-        let server = server.await.unwrap();
+        };
+        let server = Server::build(listener, deps).unwrap();
         let address: GatewayAddress = server.local_addr().into();
         let nodes = Nodes::new(NodesDeps {
             cluster: self.cluster.clone(),
