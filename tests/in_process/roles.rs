@@ -105,7 +105,8 @@ async fn a_node_token_makes_one_gateway_and_no_second() {
     federation.start().await;
     eventually("it leads", || federation.operator().is_current()).await;
     let invitation = federation.operator().invite_node(TOKEN_TTL).await.unwrap();
-    one.join(&invitation.token).await.unwrap();
+    let joined = one.join(&invitation.token).await.unwrap();
+    assert_eq!(one.join(&invitation.token).await.unwrap(), joined, "the same command once more");
     let refused = other.join(&invitation.token).await.unwrap_err();
     assert!(refused.to_string().contains("used already by another node"), "{refused}");
     federation.stop().await;

@@ -4,6 +4,7 @@
 //!   <data>/gateway/state   one head line, then the parts of the state, a line each
 //!                  svid    chain and key in PEM, mode 0600
 //!                  pending the key of an SVID that is still being asked for, with the request
+//!                  redeemed the id of the token that made this node one
 //! ```
 //! Files are replaced whole: a crash leaves the old content or the new one. A state that cannot be read
 //! is set aside as `state.bad` and is never a reason not to start; a key that others could have read is
@@ -24,7 +25,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use trust_bundle::{InvalidSvid, SvidHandle, SvidKey, TrustStore, X509Svid, pem};
+use trust_bundle::{InvalidSvid, SvidHandle, SvidKey, TokenId, TrustStore, X509Svid, pem};
 use zeroize::Zeroizing;
 
 use super::state::{Delta, Digest, Held, InvalidState, Parts, STATE_BYTES_MAX, State};
@@ -33,6 +34,7 @@ use crate::snapshot::{Generation, Snapshot};
 const STATE: &str = "state";
 const SVID: &str = "svid";
 const PENDING: &str = "pending";
+const REDEEMED: &str = "redeemed";
 /// Where a file goes that cannot be read, for whoever wants to know why.
 const BAD: &str = "bad";
 /// The first word and the version of a state's head line.
@@ -164,8 +166,16 @@ impl Disk {
         Ok(Pending { key, csr })
     }
 
+    /// Has this token made this node one, with nothing asked for since.
+    pub fn has_redeemed(&self, token: TokenId) -> Result<bool, DiskError> {
+        let redeemed = self.read_secret(REDEEMED)?;
+        let same = redeemed.is_some_and(|id| id.as_slice() == token.to_string().as_bytes());
+        Ok(same && self.read_secret(PENDING)?.is_none())
+    }
+
     /// Once there is an SVID.
-    pub fn forget_pending(&self) -> Result<(), DiskError> {
+    pub fn redeemed(&self, token: TokenId) -> Result<(), DiskError> {
+        self.replace(REDEEMED, &[token.to_string().as_bytes()])?;
         let path = self.path(PENDING);
         match fs::remove_file(&path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(DiskError::Io { path, cause }),

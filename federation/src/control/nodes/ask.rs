@@ -60,16 +60,38 @@ pub struct Joined {
 
 /// Redeems a token, and keeps SVID, key and bundle on the disk.
 ///
-/// The key is on the disk before it is shown to anybody, so that the same token can be tried again.
+/// The key is on the disk before it is shown to anybody, so that the same token can be tried again. Once
+/// it has made this node one, nobody is asked any more: a second use would alarm the operator.
 pub async fn join(text: &str, disk: &Disk) -> Result<Joined, NodeJoinError> {
     let token = JoinToken::open(text.trim())?;
+    if let Some(joined) = already(&token, disk)? {
+        return Ok(joined);
+    }
     let cluster = check(&token)?;
     let pending = disk.pending()?;
     let said = ask_any(&token, &cluster, &pending).await?;
     let (joined, svid, bundle) = read(&token, cluster, said, pending)?;
     keep(disk, &joined, &svid, bundle)?;
-    disk.forget_pending()?;
+    disk.redeemed(token.id())?;
     Ok(joined)
+}
+
+/// What this node is by this very token, for as long as its SVID is good.
+fn already(token: &JoinToken, disk: &Disk) -> Result<Option<Joined>, NodeJoinError> {
+    if !disk.has_redeemed(token.id())? {
+        return Ok(None);
+    }
+    let trust_domain = token.trust_domain().clone();
+    let id = Role::Gateway.id(&trust_domain);
+    let good = |svid: &X509Svid| *svid.id() == id && svid.not_after() > clock::unix_now();
+    let (Some(svid), Ok(cluster)) =
+        (disk.load_svid()?.filter(good), ClusterName::try_from(token.acceptor_cluster()))
+    else {
+        return Ok(None);
+    };
+    let control = token.endpoints().iter().filter_map(|address| address.parse().ok()).collect();
+    let expires = clock::timestamp(svid.not_after());
+    Ok(Some(Joined { cluster, trust_domain, control, expires }))
 }
 
 /// What can be known without asking; the other side's clock decides about the end of a token (J2).

@@ -57,6 +57,9 @@ async fn the_same_node_may_ask_again_and_another_is_refused() {
     restore(&site, "first", &pending);
     join(&token, &first).await.unwrap();
     assert_eq!(*first.load_svid().unwrap().unwrap().key().to_pem(), *pending.key.to_pem());
+    // Whoever runs the same command once more alarms nobody.
+    join(&token, &first).await.unwrap();
+    assert_eq!(*first.load_svid().unwrap().unwrap().key().to_pem(), *pending.key.to_pem());
     let refused = join(&token, &second).await.unwrap_err().to_string();
     assert!(refused.contains("used already by another node"), "{refused}");
     assert!(second.load_svid().unwrap().is_none());
