@@ -47,6 +47,8 @@ pub(super) struct Keeper {
     told: mpsc::Receiver<(u64, Told)>,
     /// None until there is something to report.
     report_due: Option<Instant>,
+    /// Until then requests wait for the first links; none once it is known whether there are any.
+    coming_until: Option<Instant>,
 }
 
 /// Links of one protocol: what is planned and what is there.
@@ -75,6 +77,7 @@ impl Keeper {
             tell,
             told,
             report_due: None,
+            coming_until: Some(clock::now() + COMING_TIME_MAX),
         }
     }
 
@@ -290,6 +293,11 @@ impl Keeper {
     }
 
     fn publish(&mut self) {
+        let now = clock::now();
+        let tried = |until| now >= until || self.path.is_up() || self.http.plan.is_shut_out();
+        if self.coming_until.is_some_and(tried) {
+            self.coming_until = None;
+        }
         self.http.publish(&self.lender.http);
         self.tunnels.publish(&self.lender.tunnels);
         let takes_streams = || self.http.lines().any(|line| line.condition() < Condition::Leaving);
@@ -299,12 +307,16 @@ impl Keeper {
             () if self.http.live.is_empty() || takes_streams() => LinkState::Up,
             () => LinkState::Draining,
         });
+        if self.coming_until.is_none() {
+            self.lender.has_tried();
+        }
     }
 
     fn wakes(&self) -> Option<Instant> {
         let now = clock::now();
-        let planned = [self.http.plan.wakes(now), self.tunnels.plan.wakes(now), self.path.deadline()];
-        planned.into_iter().flatten().min()
+        let plans = [self.http.plan.wakes(now), self.tunnels.plan.wakes(now)];
+        let planned = plans.into_iter().chain([self.path.deadline(), self.coming_until]);
+        planned.flatten().min()
     }
 }
 
@@ -377,3 +389,5 @@ async fn sleep_until(wake: Option<Instant>) {
 /// What all drivers of a peer may have told before the keeper listens again.
 const TOLD_MAX: usize = 256;
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// Requests of the first moments wait so long at most for the answer to whether the peer can be reached.
+const COMING_TIME_MAX: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -43,6 +43,8 @@ pub(super) struct Lender {
     /// The peer's gateway has come to us: it is there again, whatever dialling said.
     pub(super) seen: Notify,
     state: AtomicU8,
+    /// The first links are under way: requests wait for them as for a free stream.
+    coming: AtomicBool,
     ready: Mutex<BTreeMap<ServiceName, ServiceReadiness>>,
 }
 
@@ -73,7 +75,8 @@ impl Lender {
             http: Shelf::new(),
             tunnels: Shelf::new(),
             seen: Notify::new(),
-            state: AtomicU8::new(0),
+            state: AtomicU8::new(STATE_DOWN),
+            coming: AtomicBool::new(true),
             ready: Mutex::new(BTreeMap::new()),
         })
     }
@@ -93,6 +96,22 @@ impl Lender {
             STATE_UP => LinkState::Up,
             STATE_DRAINING => LinkState::Draining,
             _ => LinkState::Down,
+        }
+    }
+
+    /// Whether it makes sense to send a request: a peer of which nothing is known yet comes last.
+    pub(super) fn prospect(&self) -> LinkState {
+        match self.state() {
+            LinkState::Down if self.coming.load(Ordering::Relaxed) => LinkState::Draining,
+            state => state,
+        }
+    }
+
+    /// It is known whether the peer can be reached.
+    pub(super) fn has_tried(&self) {
+        if self.coming.swap(false, Ordering::Relaxed) {
+            self.http.freed.notify_waiters();
+            self.tunnels.freed.notify_waiters();
         }
     }
 
@@ -176,7 +195,7 @@ impl<L: Lent> Shelf<L> {
             if let Some(stream) = self.try_borrow(open).await {
                 return Ok(stream);
             }
-            if lender.state() == LinkState::Down {
+            if lender.prospect() == LinkState::Down {
                 return Err(NoStream::NoLink);
             }
             self.short.notify_one();

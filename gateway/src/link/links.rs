@@ -199,7 +199,7 @@ impl Links {
 
 impl Reachability for Links {
     fn state(&self, peer: &ClusterName) -> LinkState {
-        self.shared.lenders.load().get(peer).map_or(LinkState::Down, |lender| lender.state())
+        self.shared.lenders.load().get(peer).map_or(LinkState::Down, |lender| lender.prospect())
     }
 }
 

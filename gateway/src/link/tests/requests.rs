@@ -155,3 +155,23 @@ async fn a_path_that_swallows_everything_is_out_within_three_seconds_and_back_at
     assert!(back.is_ok(), "with the first answer");
     assert!(world.get("/x").await.is_ok());
 }
+
+#[tokio::test]
+async fn requests_of_the_first_moment_wait_for_the_first_link() {
+    let world = World::new();
+    let peer = PeerGateway::start(&world.cloud, &[&world.onprem, &world.cloud], "a").await;
+    world.joined(&[peer.address]);
+    eventually("the peer is known", || world.state() != LinkState::Down).await;
+    let answer = world.get("/x").await.expect("it waited");
+    assert_eq!(answer.head.status, 200);
+}
+
+#[tokio::test]
+async fn requests_of_the_first_moment_hear_at_once_that_the_peer_refuses() {
+    let world = World::new();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    world.joined(&[closed]);
+    eventually("it is known", || !world.links.status().is_empty()).await;
+    assert!(world.get("/x").await.is_err());
+    eventually("it stays known", || world.state() == LinkState::Down).await;
+}
