@@ -120,7 +120,8 @@ async fn a_request_with_a_length_and_trailers_is_answered_by_an_http1_endpoint()
         if late {
             eventually("the endpoint has all of the body", || echo.asked() > asked).await;
         }
-        send.send_trailers(claims()).unwrap();
+        // With all of its length there the request may be answered by now, and its stream gone.
+        let _ = send.send_trailers(claims());
         let answer = within(&format!("an answer: {length:?}, {late}"), answer).await.unwrap();
         assert_eq!(answer.status().as_u16(), 200, "{length:?}, {late}");
     }
