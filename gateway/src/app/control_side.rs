@@ -90,6 +90,10 @@ impl ControlSide {
 async fn here(parts: ControlParts<'_>) -> anyhow::Result<(ControlSide, ControlHandles)> {
     let ControlParts { config, roles, name, trust, first, .. } = parts;
     let listens = roles == Roles::Federation || config.control.wanted;
+    if roles == Roles::Federation && config.gateway.advertise.is_empty() {
+        let told = config.gateway.east_west;
+        warn!(%told, "peers are told to dial an address that is no gateway's own word; hint: set gateway.eastWest.advertise to where the gateways of this cluster are reached");
+    }
     let address = config.control.address;
     let control =
         listens.then(|| bind::listen_std(parts.sockets, SocketName::Control, address)).transpose()?;
