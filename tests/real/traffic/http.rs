@@ -15,9 +15,14 @@ use tokio_util::task::TaskTracker;
 use super::client::Clients;
 use super::endpoints::FROM;
 use super::outcome::{Flow, Under};
+use crate::clock::{self, Micros, SECOND};
 
 /// The first one and two more, for what is idempotent.
 const ATTEMPTS_MAX: usize = 3;
+
+/// Clients give up idle connections before servers do: a server may close one at the moment in which a
+/// request is sent on it, and HTTP/1.1 has no word for that.
+const IDLE_TIME_MAX: Micros = SECOND;
 
 /// Connections between requests.
 pub(super) struct Connections {
@@ -30,6 +35,7 @@ pub(super) struct Connections {
 struct Kept {
     sender: Sender,
     near: Option<IpAddr>,
+    used: Micros,
 }
 
 enum Sender {
@@ -65,7 +71,8 @@ impl Connections {
 
     fn pooled(&self) -> Option<Kept> {
         let mut idle = self.idle.lock();
-        idle.retain(|kept| !kept.sender.is_closed());
+        let now = clock::now();
+        idle.retain(|kept| !kept.sender.is_closed() && now < kept.used + IDLE_TIME_MAX);
         idle.pop()
     }
 
@@ -94,7 +101,7 @@ impl Connections {
             self.tasks.spawn(async move { drop(connection.await) });
             Sender::Http1(sender)
         };
-        Ok(Kept { sender, near: under.near })
+        Ok(Kept { sender, near: under.near, used: clock::now() })
     }
 }
 
@@ -146,6 +153,7 @@ async fn once(
         return Err(Unanswered::Refused(anyhow::anyhow!("answered {body:?}")));
     }
     if matches!(flow, Flow::Http1 | Flow::Http1Post | Flow::Failover) && kept.sender.ready().await {
+        kept.used = clock::now();
         connections.idle.lock().push(kept);
     }
     Ok(())
@@ -162,7 +170,7 @@ impl Kept {
             Sender::Http2(sender) => Sender::Http2(sender.clone()),
             Sender::Http1(_) => unreachable!("one request at a time"),
         };
-        Self { sender, near: self.near }
+        Self { sender, near: self.near, used: self.used }
     }
 }
 
