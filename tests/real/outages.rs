@@ -82,7 +82,7 @@ pub(crate) fn outage(long: bool) -> Scenario {
     Scenario {
         name: "outage",
         layout: Layout::Apart,
-        only_by_name: true,
+        only_by_name: false,
         about: "etcd is away, then all of federation, while a gateway is restarted",
         steps,
     }

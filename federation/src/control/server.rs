@@ -71,7 +71,7 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(1),
             silence_max: Duration::from_secs(5),
             stall_max: Duration::from_secs(10),
-            redial: Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5) },
+            redial: Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2) },
         }
     }
 }
