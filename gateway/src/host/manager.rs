@@ -207,8 +207,12 @@ mod tests {
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
             let (mut client, _) = listener.accept().unwrap();
-            let mut request = [0; 256];
-            let _read = client.read(&mut request).unwrap();
+            let (mut request, mut piece) = (Vec::new(), [0; 256]);
+            // All of it: what is left unread would cut the answer off.
+            while !request.ends_with(b"\r\n\r\n") {
+                let read = client.read(&mut piece).unwrap();
+                request.extend_from_slice(&piece[..read]);
+            }
             client.write_all(answer).unwrap();
         });
         address
