@@ -165,9 +165,23 @@ impl Links {
     }
 
     /// Keeps links to all peers until `shutdown`; then returns once the last borrowed stream is returned.
-    pub async fn run(self, shutdown: CancellationToken) {
+    ///
+    /// Peers are known when this returns, and not only when what it returns is polled: who starts to
+    /// serve after it finds a link on its way.
+    pub fn run(self, shutdown: CancellationToken) -> impl Future<Output = ()> + Send {
         let mut keepers = Keepers::new(self.shared.clone());
         let mut snapshots = self.shared.parts.snapshots.clone();
+        let snapshot = snapshots.borrow_and_update().clone();
+        keepers.follow(&snapshot);
+        self.follow(keepers, snapshots, shutdown)
+    }
+
+    async fn follow(
+        self,
+        mut keepers: Keepers,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        shutdown: CancellationToken,
+    ) {
         let mut trust = self.shared.parts.trust.subscribe();
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
