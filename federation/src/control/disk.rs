@@ -128,13 +128,24 @@ impl Disk {
         let mut saved = self.inner.saved.lock();
         let parts = Parts::encode(state.clone(), saved.as_ref());
         let name = |parts: &Parts| (parts.generation(), parts.digest());
-        if saved.as_ref().is_some_and(|saved| name(saved) == name(&parts)) {
+        let held = saved.as_ref().map(name).or_else(|| self.held());
+        if held == Some(name(&parts)) {
+            // The file keeps its age, which is how old its state is.
+            *saved = Some(parts);
             return Ok(());
         }
         let head = format!("{MAGIC} {} {}\n", parts.generation(), parts.digest());
         self.replace(STATE, &[head.as_bytes(), &parts.full().to_bytes()])?;
         *saved = Some(parts);
         Ok(())
+    }
+
+    /// What the head line of the file says.
+    fn held(&self) -> Option<(Generation, Digest)> {
+        let mut head = Vec::new();
+        let file = BufReader::new(File::open(self.path(STATE)).ok()?);
+        file.take(HEAD_BYTES_MAX).read_until(b'\n', &mut head).ok()?;
+        read_head(&head)
     }
 
     /// The SVID that was saved last, whether it is still valid or not.
@@ -392,6 +403,20 @@ mod tests {
         }
         assert_eq!(mode(&fixture.file(STATE)), 0o600);
         assert_eq!(mode(&fixture.directory.path().join("gateway")), 0o700);
+    }
+
+    #[test]
+    fn a_state_that_is_there_already_keeps_its_age() {
+        let fixture = Fixture::new();
+        fixture.disk.save(&fixture.state(7)).unwrap();
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        File::open(fixture.file(STATE)).unwrap().set_modified(long_ago).unwrap();
+        let again = Disk::open(&fixture.directory.path().join("gateway")).unwrap();
+        let age = || fs::metadata(fixture.file(STATE)).unwrap().modified().unwrap();
+        again.save(&fixture.state(7)).unwrap();
+        assert_eq!(age(), long_ago);
+        again.save(&fixture.state(8)).unwrap();
+        assert_ne!(age(), long_ago);
     }
 
     #[test]

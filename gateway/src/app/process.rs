@@ -298,6 +298,10 @@ async fn announce(is_ready: impl Future<Output = ()>, ready: Arc<AtomicBool>, ro
 
 /// Notes when each snapshot came; what the disk had is as old as its file.
 async fn date(mut snapshots: watch::Receiver<Arc<Snapshot>>, dated: watch::Sender<Option<Timestamp>>) {
+    let first = snapshots.borrow_and_update().generation;
+    if dated.borrow().is_none() && first > Generation::default() {
+        dated.send_replace(Some(clock::timestamp_now()));
+    }
     while snapshots.changed().await.is_ok() {
         snapshots.borrow_and_update();
         dated.send_replace(Some(clock::timestamp_now()));
