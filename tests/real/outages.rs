@@ -82,7 +82,7 @@ pub(crate) fn outage(long: bool) -> Scenario {
     Scenario {
         name: "outage",
         layout: Layout::Apart,
-        only_by_name: false,
+        only_by_name: true,
         about: "etcd is away, then all of federation, while a gateway is restarted",
         steps,
     }

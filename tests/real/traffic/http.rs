@@ -76,6 +76,12 @@ impl Connections {
         idle.pop()
     }
 
+    /// Where one connection broke the others are not tried: their end may only be on its way.
+    async fn forget(&self, near: Option<IpAddr>) {
+        self.idle.lock().retain(|kept| kept.near != near);
+        self.streams.lock().await.take_if(|kept| kept.near == near);
+    }
+
     async fn shared(&self, under: &mut Under) -> anyhow::Result<Kept> {
         let mut streams = self.streams.lock().await;
         match &*streams {
@@ -132,6 +138,7 @@ async fn repeatedly(
             return Err(wrong);
         }
         under.retried.push(format!("{wrong:#}"));
+        connections.forget(under.near).await;
     }
     Ok(())
 }
